@@ -7,4 +7,6 @@
 pub mod backoff;
 pub mod media;
 pub mod secret;
+pub mod tls;
+pub mod token;
 pub mod tunnel;
