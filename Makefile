@@ -1,0 +1,56 @@
+# Everything a person or a CI runs has a target here. `make` alone lists them.
+# Only `setup` needs a network; the rest works offline, the demo and the tests inside a private network namespace.
+
+CARGO ?= cargo
+OFFLINE := --locked --offline
+NETNS := tests/netns.sh
+
+# Both programs and the tests look for NDI's library there; empty where no runtime is.
+NDI_DIR = $(shell tests/scripts/ndi-runtime.sh dir 2>/dev/null)
+WITH_NDI = $(if $(NDI_DIR),NDI_RUNTIME_DIR_V6='$(NDI_DIR)')
+
+# A test that skips itself for want of NDI or FFmpeg fails under `make test`.
+REQUIRED := FIRSTMILE_REQUIRE_NDI=1 FIRSTMILE_REQUIRE_FFMPEG=1
+
+.PHONY: help setup build release demo test test-slow check bench bench-tunnel
+
+help:
+	@echo 'make setup        packages, build, NDI runtime: all that needs a network (NDI_ACCEPT=1 accepts its licence)'
+	@echo 'make demo         relay, connector and a camera on this machine (SECONDS=20: ends by itself, with figures)'
+	@echo 'make test         all tests but the slow ones'
+	@echo 'make test-slow    the slow ones'
+	@echo 'make check        format, lints, documentation, dependencies'
+	@echo 'make bench        all measurements; bench-tunnel: CPU and delay of the tunnel at 1, 4 and 50 feeds'
+	@echo 'make release      the optimised programs, in target/release'
+
+setup:
+	@CARGO='$(CARGO)' tests/scripts/setup.sh
+
+build:
+	@$(CARGO) build $(OFFLINE) --quiet --workspace --bins
+
+release:
+	$(CARGO) build $(OFFLINE) --release -p firstmile-relay -p firstmile-connector
+
+demo: setup
+	@$(WITH_NDI) $(NETNS) target/debug/demo $(if $(SECONDS),--seconds $(SECONDS))
+
+test: build
+	$(CARGO) test $(OFFLINE) --workspace --no-run
+	$(REQUIRED) $(WITH_NDI) CARGO='$(CARGO)' $(NETNS) tests/scripts/test.sh
+
+test-slow: build
+	$(CARGO) test $(OFFLINE) --workspace --no-run --features slow
+	$(REQUIRED) $(WITH_NDI) CARGO='$(CARGO)' $(NETNS) tests/scripts/test.sh --features slow --test 'slow_*'
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(OFFLINE) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(OFFLINE) --workspace --no-deps --document-private-items
+	CARGO='$(CARGO)' tests/scripts/check-dependencies.sh
+
+bench: bench-tunnel
+
+bench-tunnel:
+	$(CARGO) build $(OFFLINE) --release --workspace --bins
+	$(NETNS) target/release/bench-tunnel

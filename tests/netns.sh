@@ -1,0 +1,62 @@
+#!/bin/sh
+# netns.sh COMMAND [ARGUMENT...]: runs COMMAND in a private network namespace that holds nothing but `lo`.
+#
+# Not a sandbox: files and processes stay shared. It keeps test traffic off the real network, above all
+# NDI's announcements, and proves that what runs inside needs no network.
+#
+# - `lo` is up with MTU 1500 (with its default of 65536 loopback shows delays that no real link has),
+#   multicast is on and 224.0.0.0/4 goes to it.
+# - DBUS_SYSTEM_BUS_ADDRESS points nowhere: libndi reaches the machine's avahi through the system bus,
+#   and a socket in the file system crosses network namespaces.
+# - FIRSTMILE_NETNS=1 tells the programs inside.
+#
+# The namespace has no name and ends with its last process: nothing is left behind. COMMAND replaces this script, so
+# signals and the exit code are its own. Exit code 69 when no way to make a namespace works.
+set -eu
+
+PATH=$PATH:/usr/sbin:/sbin
+export PATH
+
+die() { echo "netns.sh: $*" >&2; exit 69; }
+
+inside() {
+    ip link set lo mtu 1500 multicast on up
+    ip route replace 224.0.0.0/4 dev lo
+    DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nonexistent FIRSTMILE_NETNS=1
+    export DBUS_SYSTEM_BUS_ADDRESS FIRSTMILE_NETNS
+}
+
+case ${1-} in
+"")
+    echo "usage: $0 COMMAND [ARGUMENT...]" >&2
+    exit 2
+    ;;
+--inside)
+    shift
+    inside
+    exec "$@"
+    ;;
+--inside-as)
+    # Only after sudo: back to the caller's own user, who owns the files.
+    uid=$2 gid=$3
+    shift 3
+    inside
+    exec setpriv --reuid "$uid" --regid "$gid" --init-groups -- "$@"
+    ;;
+esac
+
+command -v unshare >/dev/null || die "no unshare: install util-linux"
+command -v ip >/dev/null || die "no ip: install iproute2"
+
+# What is tried is exactly what is used; making the namespace alone proves little (AppArmor grants one without rights).
+probe="ip link set lo up"
+if [ "$(id -u)" = 0 ] && unshare -n $probe 2>/dev/null; then
+    exec unshare -n -- "$0" --inside "$@"
+elif unshare -Urn $probe 2>/dev/null; then
+    exec unshare -Urn -- "$0" --inside "$@"
+elif command -v sudo >/dev/null; then
+    # sudo resets PATH and HOME even with -E.
+    exec sudo -E -- unshare -n -- env "PATH=$PATH" "HOME=$HOME" "$0" --inside-as "$(id -u)" "$(id -g)" "$@"
+fi
+die "cannot make a network namespace: not root, user namespaces are off (sysctl kernel.unprivileged_userns_clone, " \
+    "kernel.apparmor_restrict_unprivileged_userns), and there is no sudo"

@@ -1,0 +1,20 @@
+#!/bin/bash
+# test.sh [ARGUMENT...]: runs the workspace's tests, which are built already, and ends with one line that says it all.
+# cargo-nextest where it is installed (parallel, end-to-end tests one at a time), else cargo test: the same tests.
+# ARGUMENTs go to either. Environment: CARGO names another cargo.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+cargo=${CARGO:-cargo}
+common=(--locked --offline --workspace)
+
+if "$cargo" nextest --version >/dev/null 2>&1; then
+    # nextest knows no documentation tests.
+    "$cargo" test "${common[@]}" --doc --quiet >/dev/null || "$cargo" test "${common[@]}" --doc
+    exec "$cargo" nextest run "${common[@]}" "$@"
+fi
+
+# One summary instead of one per test program; the exit code stays cargo's.
+"$cargo" test "${common[@]}" --no-fail-fast "$@" 2>&1 | awk '
+    { print; fflush() }
+    /^test result:/ { passed += $4; failed += $6 }
+    END { printf "\nSummary: %d tests run: %d passed, %d failed\n", passed + failed, passed, failed }'
