@@ -4,9 +4,18 @@
 //! The rest is the thin shell both programs stand on: TLS identity, QUIC transport settings, configuration,
 //! supervision, local control and logging.
 
+pub mod admin;
 pub mod backoff;
+pub mod clock;
+pub mod config;
+pub mod exit;
 pub mod media;
+pub mod net;
+pub mod ops;
+pub mod os;
 pub mod secret;
+pub mod supervisor;
+pub mod telemetry;
 pub mod tls;
 pub mod token;
 pub mod tunnel;

@@ -1,0 +1,577 @@
+//! Configuration: where values come from, and errors that name them.
+//!
+//! Sources, later wins: the defaults of the `Config` struct, one TOML file, the environment
+//! (`FIRSTMILE_RELAY__RTMP__LISTEN=…`). Environment values are text: [`TextEnv`] does not guess types, so each
+//! field that is not a `String` reads itself with [`text`] (or [`list`]) and `STATE_DIR=2026` stays a name.
+//! Unknown keys stop the start; every error names the key, the value and its source.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use figment::{
+    Figment, Metadata, Profile, Provider,
+    providers::{Format, Toml},
+    value::{Dict, Map, Value},
+};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, Error as _, SeqAccess, Visitor},
+};
+
+use crate::exit::Failure;
+
+/// Reads a configuration.
+///
+/// `file` is the operator's `--config`: it must exist. Without it, `default_file` is read if it is there.
+/// `env_prefix` ends in two underscores: beside a Kubernetes service called `relay`, every pod gets a
+/// `RELAY_PORT`, which a single underscore would take for a setting.
+pub fn load<C: DeserializeOwned>(
+    file: Option<&Path>,
+    default_file: &Path,
+    env_prefix: &'static str,
+) -> Result<C, Failure> {
+    let mut figment = Figment::new();
+    match file {
+        Some(file) => {
+            std::fs::metadata(file).map_err(|error| {
+                Failure::config(format!(
+                    "configuration file {} (from --config): {error}",
+                    file.display()
+                ))
+            })?;
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        None if default_file.is_file() => figment = figment.merge(Toml::file_exact(default_file)),
+        None => {}
+    }
+    figment
+        .merge(TextEnv::new(env_prefix, std::env::vars_os()))
+        .extract()
+        .map_err(|error| Failure::config(describe(error, env_prefix)))
+}
+
+/// The environment as a configuration source whose every value is text.
+#[derive(Debug)]
+pub struct TextEnv {
+    prefix: &'static str,
+    variables: Vec<(String, String)>,
+}
+
+impl TextEnv {
+    /// The variables that begin with `prefix`; `__` separates the parts of a key.
+    pub fn new(
+        prefix: &'static str,
+        all: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+    ) -> Self {
+        let variables = all
+            .filter_map(|(name, value)| {
+                let key = name
+                    .to_str()?
+                    .strip_prefix(prefix)?
+                    .to_ascii_lowercase()
+                    .replace("__", ".");
+                Some((key, value.to_string_lossy().into_owned()))
+            })
+            .collect();
+        Self { prefix, variables }
+    }
+}
+
+impl Provider for TextEnv {
+    fn metadata(&self) -> Metadata {
+        let prefix = self.prefix;
+        Metadata::named("environment").interpolater(move |_, keys| variable(prefix, keys))
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        let mut dict = Dict::new();
+        for (key, value) in &self.variables {
+            insert(&mut dict, key, value);
+        }
+        Ok(Map::from([(Profile::Default, dict)]))
+    }
+}
+
+fn insert(dict: &mut Dict, key: &str, value: &str) {
+    match key.split_once('.') {
+        None => drop(dict.insert(key.to_owned(), Value::from(value))),
+        Some((section, rest)) => {
+            let entry = dict
+                .entry(section.to_owned())
+                .or_insert_with(|| Value::from(Dict::new()));
+            if let Value::Dict(_, inner) = entry {
+                insert(inner, rest, value);
+            } else {
+                let mut inner = Dict::new();
+                insert(&mut inner, rest, value);
+                *entry = Value::from(inner);
+            }
+        }
+    }
+}
+
+fn variable(prefix: &str, keys: &[&str]) -> String {
+    format!("{prefix}{}", keys.join("__").to_ascii_uppercase())
+}
+
+/// Every error on a line of its own: key, what is wrong, source, remedy.
+fn describe(error: figment::Error, env_prefix: &str) -> String {
+    use figment::error::Kind;
+    let lines: Vec<String> = error
+        .into_iter()
+        .map(|error| {
+            let mut path: Vec<&str> = error.path.iter().map(String::as_str).collect();
+            let what = match &error.kind {
+                Kind::UnknownField(field, expected) => {
+                    if path.last() != Some(&field.as_str()) {
+                        path.push(field);
+                    }
+                    format!(
+                        "unknown setting; this section knows {}",
+                        expected.join(", ")
+                    )
+                }
+                other => other.to_string(),
+            };
+            let source = match error.metadata.as_ref() {
+                Some(metadata) if metadata.name == "environment" => {
+                    format!("environment variable {}", variable(env_prefix, &path))
+                }
+                Some(metadata) => metadata
+                    .source
+                    .as_ref()
+                    .and_then(figment::Source::file_path)
+                    .map_or_else(
+                        || metadata.name.to_string(),
+                        |file| format!("file {}", file.display()),
+                    ),
+                None => "configuration".to_owned(),
+            };
+            if path.is_empty() {
+                format!("{what} ({source})")
+            } else {
+                format!("{}: {what} ({source})", path.join("."))
+            }
+        })
+        .collect();
+    format!("configuration: {}", lines.join("\n  "))
+}
+
+/// Reads a field from text or from TOML's own type, by the field's `FromStr`. For `#[serde(deserialize_with)]`.
+pub fn text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text = deserializer.deserialize_any(ScalarText)?;
+    text.parse()
+        .map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+}
+
+/// Reads an optional field: empty text is `None`.
+pub fn optional<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text = deserializer.deserialize_any(ScalarText)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+}
+
+/// Reads a list: a TOML array, or text whose items are separated by commas. One item needs no brackets.
+pub fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let texts = deserializer.deserialize_any(ListText)?;
+    texts
+        .into_iter()
+        .map(|text| {
+            text.parse()
+                .map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+        })
+        .collect()
+}
+
+struct ScalarText;
+
+impl Visitor<'_> for ScalarText {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, a number, true or false")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<String, E> {
+        Ok(value.to_string())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<String, E> {
+        Ok(value.to_string())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<String, E> {
+        Ok(value.to_string())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<String, E> {
+        Ok(value.to_string())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<String, E> {
+        Ok(value.to_owned())
+    }
+}
+
+struct ListText;
+
+impl<'de> Visitor<'de> for ListText {
+    type Value = Vec<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text or a list of texts")
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Vec<String>, E> {
+        Ok(value
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(str::to_owned)
+            .collect())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<String>, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(text) = items.next_element::<String>()? {
+            texts.push(text);
+        }
+        Ok(texts)
+    }
+}
+
+/// Where a listener listens: `HOST:PORT`, `[V6]:PORT` or `off`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub enum Listen {
+    /// Not at all.
+    Off,
+    /// On this host (a name or an address, without brackets) and port; port 0 picks one.
+    At {
+        /// A name or an address.
+        host: String,
+        /// The port; 0 picks a free one.
+        port: u16,
+    },
+}
+
+impl Listen {
+    /// On this host and port.
+    pub fn at(host: &str, port: u16) -> Self {
+        Self::At {
+            host: host.to_owned(),
+            port,
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self::Off);
+        }
+        let (host, port) = split_host_port(text)?;
+        let port = port.ok_or("a listener is HOST:PORT, [V6]:PORT or off; the port is missing")?;
+        Ok(Self::At { host, port })
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text(deserializer)
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At { host, port } => f.write_str(&join_host_port(host, *port)),
+        }
+    }
+}
+
+impl From<Listen> for String {
+    fn from(listen: Listen) -> Self {
+        listen.to_string()
+    }
+}
+
+/// `HOST:PORT` with brackets around an IPv6 address.
+pub fn join_host_port(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+/// Splits `HOST`, `HOST:PORT`, `[V6]`, `[V6]:PORT` or a bare `V6`; the host comes without brackets.
+pub fn split_host_port(text: &str) -> Result<(String, Option<u16>), String> {
+    let text = text.trim();
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest
+            .split_once(']')
+            .ok_or("the closing ] of the IPv6 address is missing")?;
+        host.parse::<std::net::Ipv6Addr>()
+            .map_err(|_| format!("{host:?} is not an IPv6 address"))?;
+        match rest {
+            "" => (host, None),
+            rest => (
+                host,
+                Some(
+                    rest.strip_prefix(':')
+                        .ok_or("after ] comes :PORT or nothing")?,
+                ),
+            ),
+        }
+    } else if text.parse::<std::net::Ipv6Addr>().is_ok() {
+        (text, None)
+    } else {
+        match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        }
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
+    if host.is_empty() || !host.chars().all(allowed) {
+        return Err(format!("{host:?} is not a host name or an address"));
+    }
+    let port = port
+        .map(|port| {
+            port.parse::<u16>()
+                .map_err(|_| format!("port {port:?} is not a number from 0 to 65535"))
+        })
+        .transpose()?;
+    Ok((host.to_owned(), port))
+}
+
+/// `log.*`, the same in both programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// `auto` (text, in colour on a terminal), `text` or `json`.
+    #[serde(deserialize_with = "text")]
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`, or a filter like `info,firstmile_relay=debug`.
+    #[serde(deserialize_with = "text")]
+    pub level: LogLevel,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text, in colour on a terminal.
+    #[default]
+    Auto,
+    /// Text without colour.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("the format is auto, text or json"),
+        }
+    }
+}
+
+/// What is logged: a checked filter text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LogLevel(String);
+
+impl LogLevel {
+    /// The filter text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for LogLevel {
+    fn default() -> Self {
+        Self("info".to_owned())
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        tracing_subscriber::EnvFilter::try_new(text)
+            .map_err(|_| "the level is error, warn, info, debug or trace".to_owned())?;
+        let is_level =
+            |word: &str| matches!(word, "off" | "error" | "warn" | "info" | "debug" | "trace");
+        // A bare word that is no level is a module name to the filter: a typo would switch the log off.
+        if text
+            .split(',')
+            .any(|part| !part.contains('=') && !is_level(&part.to_ascii_lowercase()))
+        {
+            return Err("the level is error, warn, info, debug or trace".to_owned());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Where a program looks for its configuration when `--config` is not given.
+pub fn default_file(program: &str) -> PathBuf {
+    crate::os::config_dir().join(format!("{program}.toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use figment::Jail;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Config {
+        name: String,
+        tunnel: Tunnel,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Tunnel {
+        listen: Listen,
+        #[serde(deserialize_with = "list")]
+        public_address: Vec<String>,
+        #[serde(deserialize_with = "text")]
+        limit: u16,
+    }
+
+    impl Default for Tunnel {
+        fn default() -> Self {
+            Self {
+                listen: Listen::at("::", 4433),
+                public_address: Vec::new(),
+                limit: 7,
+            }
+        }
+    }
+
+    fn load_here() -> Result<Config, String> {
+        let file = Path::new("relay.toml");
+        load(
+            file.is_file().then_some(file),
+            Path::new("nonexistent.toml"),
+            "FM_TEST__",
+        )
+        .map_err(|e| e.message)
+    }
+
+    #[test]
+    #[expect(clippy::result_large_err, reason = "Jail's own error type")]
+    fn later_sources_win_and_text_stays_text() {
+        Jail::expect_with(|jail| {
+            assert_eq!(load_here(), Ok(Config::default()));
+            jail.create_file(
+                "relay.toml",
+                "name = 'a'\n[tunnel]\nlimit = 8\npublic_address = ['x.example', 'y.example']",
+            )?;
+            let config = load_here().unwrap();
+            assert_eq!(
+                (config.tunnel.limit, config.tunnel.public_address.len()),
+                (8, 2)
+            );
+            jail.set_env("FM_TEST__NAME", "2026");
+            jail.set_env("FM_TEST__TUNNEL__LIMIT", "9");
+            jail.set_env("FM_TEST__TUNNEL__PUBLIC_ADDRESS", "[::1]");
+            jail.set_env("FM_TEST__TUNNEL__LISTEN", "off");
+            let config = load_here().unwrap();
+            assert_eq!(config.name, "2026");
+            assert_eq!(
+                config.tunnel,
+                Tunnel {
+                    listen: Listen::Off,
+                    public_address: vec!["[::1]".into()],
+                    limit: 9
+                }
+            );
+            Ok(())
+        });
+    }
+
+    #[test]
+    #[expect(clippy::result_large_err, reason = "Jail's own error type")]
+    fn what_is_wrong_is_named_with_its_value_and_its_source() {
+        Jail::expect_with(|jail| {
+            jail.create_file("relay.toml", "[tunnel]\nlissten = ':1935'\n")?;
+            let error = load_here().unwrap_err();
+            assert!(
+                error.contains("tunnel.lissten: unknown setting; this section knows listen"),
+                "{error}"
+            );
+            assert!(error.contains("relay.toml"), "{error}");
+            jail.create_file("relay.toml", "")?;
+            jail.set_env("FM_TEST__TUNNEL__LIMIT", "many");
+            let error = load_here().unwrap_err();
+            assert!(
+                error.contains("tunnel.limit") && error.contains("\"many\""),
+                "{error}"
+            );
+            assert!(
+                error.contains("environment variable FM_TEST__TUNNEL__LIMIT"),
+                "{error}"
+            );
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn listeners_are_parsed_or_explained() {
+        for (text, expected) in [
+            ("off", Ok(Listen::Off)),
+            ("[::]:1935", Ok(Listen::at("::", 1935))),
+            ("127.0.0.1:0", Ok(Listen::at("127.0.0.1", 0))),
+            ("localhost:80", Ok(Listen::at("localhost", 80))),
+            ("1935", Err("the port is missing")),
+            ("host:99999", Err("not a number from 0 to 65535")),
+            ("[::1:80", Err("closing ]")),
+            (":1935", Err("not a host name")),
+        ] {
+            match (text.parse::<Listen>(), expected) {
+                (Ok(listen), Ok(expected)) => assert_eq!(listen, expected),
+                (Err(error), Err(part)) => assert!(error.contains(part), "{text}: {error}"),
+                (got, expected) => panic!("{text}: {got:?}, not {expected:?}"),
+            }
+        }
+        assert_eq!(Listen::at("::", 1).to_string(), "[::]:1");
+    }
+
+    #[test]
+    fn a_mistyped_level_does_not_switch_the_log_off() {
+        assert!("inof".parse::<LogLevel>().is_err());
+        assert!("info,firstmile_relay=debug".parse::<LogLevel>().is_ok());
+    }
+}

@@ -1,0 +1,166 @@
+//! Unix: modes, `flock`, Unix sockets, signals.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use tokio::net::{UnixListener, UnixStream};
+
+/// Where local control is listened for.
+pub type ControlListener = UnixListener;
+/// One local control connection.
+pub type ControlStream = UnixStream;
+
+/// A lock that is held as long as this lives, and no longer than the process.
+#[derive(Debug)]
+pub struct FileLock {
+    _file: File,
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process holds it.
+    #[error("held by another process")]
+    Held,
+    /// The lock file could not be made.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl FileLock {
+    /// Takes the lock at once or not at all.
+    pub fn try_take(path: &Path) -> Result<Self, LockError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(fs::TryLockError::WouldBlock) => Err(LockError::Held),
+            Err(fs::TryLockError::Error(error)) => Err(error.into()),
+        }
+    }
+}
+
+/// A folder that only its owner can enter; an existing one stays as it is.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// A new file that only its owner can read.
+pub fn create_private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Whether the file or folder is ours and nobody else can reach into it.
+pub fn is_private_owner(path: &Path) -> io::Result<bool> {
+    let metadata = fs::metadata(path)?;
+    Ok(metadata.uid() == effective_uid() && metadata.mode() & 0o077 == 0)
+}
+
+/// Makes a rename in this folder last through a power cut.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// The state folder of a program: systemd's, the system's for root, else the user's.
+///
+/// `None` when none of the variables that tell is set.
+pub fn system_state_dir(program: &str) -> Option<PathBuf> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    if let Some(given) = absolute("STATE_DIRECTORY") {
+        return Some(given);
+    }
+    if effective_uid() == 0 {
+        return Some(Path::new("/var/lib").join(program));
+    }
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|base| base.join(program))
+}
+
+/// Where configuration files are looked for.
+pub fn config_dir() -> PathBuf {
+    PathBuf::from("/etc/firstmile")
+}
+
+/// Listens for local control; a socket left by a dead process is replaced (the state lock says it is dead).
+pub fn bind_control(path: &Path) -> io::Result<ControlListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // The folder is 0700 and checked, so nobody can connect between bind and chmod.
+    let listener = with_short_path(path, |path| UnixListener::bind(path))?;
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Connects to a running program. `NotFound` and `ConnectionRefused` mean that none runs.
+pub async fn connect_control(path: &Path) -> io::Result<ControlStream> {
+    let stream = with_short_path(path, |path| std::os::unix::net::UnixStream::connect(path))?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// Whether the process at the other end may control us: our own user, or root.
+#[expect(clippy::unused_async, reason = "a named pipe has to wait here")]
+pub async fn is_trusted_peer(stream: &ControlStream) -> bool {
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == effective_uid())
+}
+
+/// Resolves at SIGTERM or SIGINT; call it again for a second one.
+pub async fn wait_for_stop_signal() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// A socket's path has room for about 100 bytes; a longer one is reached through its open folder.
+fn with_short_path<T>(path: &Path, action: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    if path.as_os_str().len() <= SOCKET_PATH_LEN_MAX {
+        return action(path);
+    }
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return action(path);
+    };
+    let folder = File::open(folder)?;
+    action(
+        &Path::new("/proc/self/fd")
+            .join(folder.as_raw_fd().to_string())
+            .join(name),
+    )
+}
+
+fn effective_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// `sockaddr_un` holds 104 bytes on the BSDs and macOS, 108 on Linux.
+const SOCKET_PATH_LEN_MAX: usize = 100;
