@@ -123,8 +123,7 @@ pub async fn connect_control(path: &Path) -> io::Result<ControlStream> {
 }
 
 /// Whether the process at the other end may control us: our own user, or root.
-#[expect(clippy::unused_async, reason = "a named pipe has to wait here")]
-pub async fn is_trusted_peer(stream: &ControlStream) -> bool {
+pub fn is_trusted_peer(stream: &ControlStream) -> bool {
     stream
         .peer_cred()
         .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == effective_uid())

@@ -105,9 +105,9 @@ impl Unit {
         let mut head = BytesMut::with_capacity(HEADER_LEN + config.len());
         head.put_u8(LAYOUT);
         head.put_u8(
-            u8::from(unit.keyframe) * FLAG_KEYFRAME
-                | u8::from(unit.disposable) * FLAG_DISPOSABLE
-                | u8::from(unit.discontinuity) * FLAG_DISCONTINUITY,
+            (u8::from(unit.keyframe) * FLAG_KEYFRAME)
+                | (u8::from(unit.disposable) * FLAG_DISPOSABLE)
+                | (u8::from(unit.discontinuity) * FLAG_DISCONTINUITY),
         );
         head.put_u8(unit.codec.code());
         head.put_u8(unit.track);
