@@ -9,6 +9,7 @@
 
 pub mod aac;
 pub mod avc;
+mod bits;
 
 use bytes::Bytes;
 
