@@ -1,1 +1,9 @@
-//! placeholder
+//! Everything the end-to-end tests, the demo and the benches share: a stamped camera, a viewer that reads the stamps, and
+//! the programs themselves as a running show.
+
+pub mod ndi;
+pub mod picture;
+pub mod source;
+pub mod stamp;
+pub mod viewer;
+pub mod watch;
