@@ -1,1 +1,4 @@
-//! placeholder
+//! The relay: takes RTMP from encoders in the field and hands each feed to the studio that owns it.
+
+pub mod auth;
+pub mod store;
