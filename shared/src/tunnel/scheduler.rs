@@ -1,1 +1,284 @@
-//! placeholder
+//! Which unit goes next, and which one is not worth sending any more.
+//!
+//! The queue between publishers, which can't be slowed, and one tunnel, which can stall. It is the only queue on
+//! that way: the caller takes a unit out when the network can have it. Rules:
+//!
+//! - **Order**: sound, then each line's newest keyframe, then references, then the rest. Lines share: among equals
+//!   the line goes that got the fewest bytes.
+//! - **Late**: what is not a reference goes out until its age is the studio delay D, everything else until
+//!   D + 500 ms, a line's newest keyframe whatever its age.
+//! - **Decodable**: after a reference is lost to this queue, nothing of its GOP goes out until the next keyframe.
+//! - **Bounds**: bytes and units per line, bytes in total. Over a bound go, oldest first: what is not a reference, then the rest
+//!   of the oldest GOP, then the newest keyframe, sound last; and from the line that holds the most.
+//! - **Accounts**: every unit that came in goes out, is still queued, or is in a [`Dropped`] record.
+//!
+//! Times are microseconds on the relay's clock. No I/O, no clock: `now_us` is an argument.
+
+mod line;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use line::Line;
+pub use line::Ticket;
+use report::Report;
+pub use report::{Dropped, Totals};
+
+use crate::tunnel::{control::DropReason, control::LINES_MAX, unit::Unit};
+
+/// How much older than D a unit may be that later ones need: the decoder catches up with late pictures, and a
+/// GOP that is thrown away costs more than half a second.
+pub const LATE_MARGIN_US: i64 = 500_000;
+
+/// D of a line that nobody named: the product's `normal`.
+pub const DELAY_DEFAULT_US: i64 = 600_000;
+
+/// What one queue may hold. All hold after every call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one line, with [`UNIT_OVERHEAD`] for each unit.
+    pub line_bytes_max: usize,
+    /// Units of one line: bounds the work that very small ones make.
+    pub line_units_max: usize,
+    /// Bytes of all lines together.
+    pub total_bytes_max: usize,
+}
+
+impl Default for Limits {
+    /// A line of 50 Mbit/s with D = 3 s fits (22 MB), as does one of a thousand units a second; four of them
+    /// that all stall at once fit in total.
+    fn default() -> Self {
+        Self {
+            line_bytes_max: 24 * 1024 * 1024,
+            line_units_max: 4096,
+            total_bytes_max: 96 * 1024 * 1024,
+        }
+    }
+}
+
+/// What a queued unit costs besides its payload and configuration.
+pub const UNIT_OVERHEAD: usize = 256;
+
+/// How urgent a unit is; the greater goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// A picture that no other needs.
+    NonReference,
+    /// A picture that later ones need; keyframes that are not the newest too.
+    Reference,
+    /// The newest keyframe of its line.
+    Keyframe,
+    /// Sound.
+    Audio,
+}
+
+/// A unit to send, and what to ask about it while it is on its way.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// What to send.
+    pub unit: Unit,
+    /// For [`Scheduler::verdict`] and [`Scheduler::given_up`].
+    pub ticket: Ticket,
+}
+
+/// The queue of one tunnel.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: Limits,
+    lines: BTreeMap<u32, Line>,
+    /// Lines with something queued.
+    waiting: BTreeSet<u32>,
+    bytes: usize,
+    /// Bytes given to the line that was served last, as [`Line::served`]: where a line that was idle starts.
+    served: u64,
+    report: Report,
+}
+
+impl Scheduler {
+    /// An empty queue.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            lines: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            bytes: 0,
+            served: 0,
+            report: Report::default(),
+        }
+    }
+
+    /// Sets a line's studio delay D.
+    pub fn set_delay(&mut self, line: u32, delay_us: i64) {
+        self.line(line).set_delay(delay_us);
+    }
+
+    /// Takes a unit in. Older ones, or this one, may be dropped for it.
+    pub fn push(&mut self, unit: Unit, now_us: i64) {
+        let number = unit.line;
+        let before = self.line(number).bytes();
+        let served = self.served;
+        let Self {
+            limits,
+            lines,
+            report,
+            ..
+        } = self;
+        let Some(line) = lines.get_mut(&number) else {
+            return;
+        };
+        line.expire(now_us, report);
+        line.push(unit, served, report);
+        line.expire(now_us, report);
+        while line.bytes() > limits.line_bytes_max || line.units() > limits.line_units_max {
+            line.drop_one(report);
+        }
+        let after = line.bytes();
+        self.bytes = self.bytes - before + after;
+        self.note_waiting(number);
+        while self.bytes > self.limits.total_bytes_max {
+            self.drop_from_largest();
+        }
+    }
+
+    /// How urgent the next unit is; `None` when nothing waits. Expires what is late.
+    pub fn peek(&mut self, now_us: i64) -> Option<Class> {
+        self.expire(now_us);
+        self.next().map(|(class, _)| class)
+    }
+
+    /// Takes the next unit out.
+    pub fn pop(&mut self, now_us: i64) -> Option<Outgoing> {
+        self.expire(now_us);
+        let (class, number) = self.next()?;
+        let line = self.lines.get_mut(&number)?;
+        let before = line.bytes();
+        let outgoing = line.pop(class)?;
+        self.bytes -= before - line.bytes();
+        self.served = line.served();
+        self.note_waiting(number);
+        Some(outgoing)
+    }
+
+    /// Whether a unit that was taken out should still arrive; else the reason to give it up
+    /// (and to call [`Scheduler::given_up`]).
+    pub fn verdict(&self, ticket: &Ticket, now_us: i64) -> Option<DropReason> {
+        self.lines.get(&ticket.line)?.verdict(ticket, now_us)
+    }
+
+    /// When [`Scheduler::verdict`] will be [`DropReason::Late`] if nothing else happens; `None`: never.
+    pub fn deadline_us(&self, ticket: &Ticket) -> Option<i64> {
+        self.lines.get(&ticket.line)?.deadline_us(ticket)
+    }
+
+    /// A unit that was taken out will not arrive: counts it, and drops what needs it.
+    pub fn given_up(&mut self, ticket: &Ticket, reason: DropReason) {
+        let Self { lines, report, .. } = self;
+        let Some(line) = lines.get_mut(&ticket.line) else {
+            return;
+        };
+        let before = line.bytes();
+        line.given_up(ticket, reason, report);
+        self.bytes -= before - line.bytes();
+        self.note_waiting(ticket.line);
+    }
+
+    /// Drops what is late by now.
+    pub fn expire(&mut self, now_us: i64) {
+        let Self {
+            lines,
+            waiting,
+            bytes,
+            report,
+            ..
+        } = self;
+        waiting.retain(|number| {
+            lines.get_mut(number).is_some_and(|line| {
+                let before = line.bytes();
+                line.expire(now_us, report);
+                *bytes -= before - line.bytes();
+                !line.is_empty()
+            })
+        });
+    }
+
+    /// When [`Scheduler::expire`] has something to do; `None` when nothing waits.
+    pub fn next_expiry_us(&self) -> Option<i64> {
+        self.waiting
+            .iter()
+            .filter_map(|number| self.lines.get(number))
+            .map(Line::next_expiry_us)
+            .min()
+    }
+
+    /// The next record of dropped units, for the other end.
+    pub fn pop_dropped(&mut self) -> Option<Dropped> {
+        self.report.pop()
+    }
+
+    /// How many units were dropped since the start.
+    pub const fn totals(&self) -> Totals {
+        self.report.totals()
+    }
+
+    /// Bytes that are queued, with [`UNIT_OVERHEAD`] for each unit.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing is queued.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The most urgent class, and the line of it that got the least.
+    fn next(&self) -> Option<(Class, u32)> {
+        self.waiting
+            .iter()
+            .filter_map(|number| {
+                let line = self.lines.get(number)?;
+                Some((line.head_class()?, line.served(), *number))
+            })
+            .max_by(|(a, a_served, _), (b, b_served, _)| {
+                a.cmp(b).then_with(|| b_served.cmp(a_served))
+            })
+            .map(|(class, _, number)| (class, number))
+    }
+
+    fn drop_from_largest(&mut self) {
+        let Self {
+            lines,
+            bytes,
+            report,
+            ..
+        } = self;
+        let Some((number, line)) = lines.iter_mut().max_by_key(|(_, line)| line.bytes()) else {
+            return;
+        };
+        let number = *number;
+        let before = line.bytes();
+        line.drop_one(report);
+        *bytes -= before - line.bytes();
+        self.note_waiting(number);
+    }
+
+    fn note_waiting(&mut self, number: u32) {
+        if self.lines.get(&number).is_some_and(|line| !line.is_empty()) {
+            self.waiting.insert(number);
+        } else {
+            self.waiting.remove(&number);
+        }
+    }
+
+    /// The line, made if need be. A connector that keeps changing its line numbers does not make this grow.
+    fn line(&mut self, number: u32) -> &mut Line {
+        if self.lines.len() >= 2 * LINES_MAX && !self.lines.contains_key(&number) {
+            self.lines.retain(|_, line| !line.is_empty());
+        }
+        self.lines
+            .entry(number)
+            .or_insert_with(|| Line::new(DELAY_DEFAULT_US))
+    }
+}
+
+#[cfg(test)]
+mod tests;
