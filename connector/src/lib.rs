@@ -1,4 +1,5 @@
-//! The studio's side: takes each line's feed from the relay and puts it on the studio's network.
+//! The studio's side: dials out to relays, decodes each feed and puts it on the studio's network as an NDI® source.
 
+pub mod lines;
 pub mod output;
 pub mod playout;

@@ -1,0 +1,584 @@
+//! What can be set on a line: the keys of `line set`, of the page and of `lines.toml`, as text and as values.
+//!
+//! One table, [`KEYS`], names them all; every value is parsed here and nowhere else, so the command line, the page
+//! and the file accept and refuse the same things with the same words. No I/O.
+
+use std::{fmt, time::Duration};
+
+use firstmile_shared::tunnel::control::Takeover;
+
+/// The keys that `line set` takes, in the order in which they are listed.
+pub const KEYS: [&str; 10] = [
+    "delay",
+    "lag",
+    "format",
+    "decoder",
+    "hold",
+    "slate",
+    "audio_trim_ms",
+    "takeover",
+    "track",
+    "record",
+];
+
+/// Everything that can be set on one line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// When pictures of this line are due.
+    pub delay: LineDelay,
+    /// The encoder lag above which the line resynchronises; `None` leaves it to the program.
+    pub lag: Option<Duration>,
+    /// The size and rate of the output.
+    pub format: Format,
+    /// What decodes.
+    pub decoder: Decoder,
+    /// How long the last picture stays when the feed is gone.
+    pub hold: Hold,
+    /// What follows it.
+    pub slate: Slate,
+    /// Added to the time of the sound, milliseconds: more than 0 makes it later.
+    pub audio_trim_ms: i32,
+    /// Who wins when a second encoder uses the key.
+    pub takeover: Takeover,
+    /// The track that is played; encoders of one track send it as 0.
+    pub track: u8,
+    /// Whether the feed is recorded.
+    pub record: bool,
+}
+
+/// Why a setting was not taken: the key, the value and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingError {
+    /// Not one of [`KEYS`].
+    #[error("unknown setting {key:?}; the settings of a line are {}", KEYS.join(", "))]
+    UnknownKey {
+        /// The key as given.
+        key: String,
+    },
+    /// The value is none that the key takes.
+    #[error("{key} = {value:?} is not {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// The value as given.
+        value: String,
+        /// What would be right: "fast, normal, …".
+        expected: &'static str,
+    },
+}
+
+impl Settings {
+    /// Sets one key from text.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), SettingError> {
+        let Some(key) = KEYS.into_iter().find(|known| *known == key) else {
+            return Err(SettingError::UnknownKey {
+                key: key.to_owned(),
+            });
+        };
+        let text = value.trim();
+        let parsed = match key {
+            "delay" => LineDelay::parse(text).map(|delay| self.delay = delay),
+            "lag" if text == AUTO => {
+                self.lag = None;
+                Some(())
+            }
+            "lag" => parse_lag(text).map(|lag| self.lag = Some(lag)),
+            "format" => Format::parse(text).map(|format| self.format = format),
+            "decoder" => Decoder::parse(text).map(|decoder| self.decoder = decoder),
+            "hold" => Hold::parse(text).map(|hold| self.hold = hold),
+            "slate" => Slate::parse(text).map(|slate| self.slate = slate),
+            "audio_trim_ms" => (text.parse().ok())
+                .filter(|trim| (-AUDIO_TRIM_MS_MAX..=AUDIO_TRIM_MS_MAX).contains(trim))
+                .map(|trim| self.audio_trim_ms = trim),
+            "takeover" => parse_takeover(text).map(|takeover| self.takeover = takeover),
+            "track" => text.parse().ok().map(|track| self.track = track),
+            "record" => parse_switch(text).map(|record| self.record = record),
+            _ => None,
+        };
+        parsed.ok_or_else(|| SettingError::Value {
+            key,
+            value: value.to_owned(),
+            expected: expected(key),
+        })
+    }
+
+    /// The value of one of [`KEYS`] as text that [`Settings::set`] takes.
+    pub fn get(&self, key: &str) -> Option<String> {
+        Some(match key {
+            "delay" => self.delay.to_string(),
+            "lag" => self
+                .lag
+                .map_or_else(|| AUTO.to_owned(), |lag| lag.as_millis().to_string()),
+            "format" => self.format.to_string(),
+            "decoder" => self.decoder.name().to_owned(),
+            "hold" => self.hold.to_string(),
+            "slate" => self.slate.to_string(),
+            "audio_trim_ms" => self.audio_trim_ms.to_string(),
+            "takeover" => takeover_name(self.takeover).to_owned(),
+            "track" => self.track.to_string(),
+            "record" => if self.record { "on" } else { "off" }.to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+/// A studio delay: one of four names, or milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delay {
+    /// 300 ms: cable and good 5G.
+    Fast,
+    /// 600 ms.
+    Normal,
+    /// 1500 ms: 4G that moves.
+    Safe,
+    /// 3000 ms: the edge of coverage.
+    Rough,
+    /// Anything else, milliseconds, at most [`DELAY_MS_MAX`].
+    Ms(u32),
+}
+
+impl Delay {
+    /// From `fast`, `normal`, `safe`, `rough` or milliseconds.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text.trim().to_ascii_lowercase().as_str() {
+            "fast" => Self::Fast,
+            "normal" => Self::Normal,
+            "safe" => Self::Safe,
+            "rough" => Self::Rough,
+            number => Self::Ms(parse_ms(number).filter(|ms| *ms <= DELAY_MS_MAX)?),
+        })
+    }
+
+    /// Milliseconds.
+    pub const fn ms(self) -> u32 {
+        match self {
+            Self::Fast => 300,
+            Self::Normal => 600,
+            Self::Safe => 1500,
+            Self::Rough => 3000,
+            Self::Ms(ms) => ms,
+        }
+    }
+}
+
+impl fmt::Display for Delay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fast => "fast",
+            Self::Normal => "normal",
+            Self::Safe => "safe",
+            Self::Rough => "rough",
+            Self::Ms(ms) => return write!(f, "{ms}"),
+        })
+    }
+}
+
+/// The delay of one line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LineDelay {
+    /// The studio's, as all lines that were not told otherwise.
+    #[default]
+    Studio,
+    /// Its own.
+    Own(Delay),
+}
+
+impl LineDelay {
+    /// Milliseconds, `studio` being the studio's delay.
+    pub const fn ms(self, studio: Delay) -> u32 {
+        match self {
+            Self::Studio => studio.ms(),
+            Self::Own(delay) => delay.ms(),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if text == STUDIO {
+            return Some(Self::Studio);
+        }
+        Delay::parse(text).map(Self::Own)
+    }
+}
+
+impl fmt::Display for LineDelay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Studio => f.write_str(STUDIO),
+            Self::Own(delay) => delay.fmt(f),
+        }
+    }
+}
+
+/// The size and rate of a line's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// As the encoder sends it.
+    #[default]
+    Auto,
+    /// Always this, whatever comes.
+    Fixed {
+        /// Pixels.
+        width: u32,
+        /// Pixels.
+        height: u32,
+        /// Fields instead of frames.
+        interlaced: bool,
+        /// Frames (fields when interlaced) per 1001 or 1000 seconds: 25000/1000, 30000/1001.
+        rate: (u32, u32),
+    },
+}
+
+impl Format {
+    /// From `auto`, `1080p25`, `1080i50`, `1280x720p59.94`.
+    fn parse(text: &str) -> Option<Self> {
+        if text == AUTO {
+            return Some(Self::Auto);
+        }
+        let (size, rate, interlaced) = match (text.split_once('p'), text.split_once('i')) {
+            (Some((size, rate)), None) => (size, rate, false),
+            (None, Some((size, rate))) => (size, rate, true),
+            _ => return None,
+        };
+        let (width, height) = match size.split_once('x') {
+            Some((width, height)) => (width.parse().ok()?, height.parse().ok()?),
+            None => SIZES.iter().find(|(_, name)| *name == size)?.0,
+        };
+        let (_, rate) = RATES.iter().find(|(name, _)| *name == rate)?;
+        let sizes_are_sound = (16..=7680).contains(&width)
+            && (16..=4320).contains(&height)
+            && width % 2 == 0
+            && height % 2 == 0;
+        sizes_are_sound.then_some(Self::Fixed {
+            width,
+            height,
+            interlaced,
+            rate: *rate,
+        })
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Fixed {
+            width,
+            height,
+            interlaced,
+            rate,
+        } = self
+        else {
+            return f.write_str(AUTO);
+        };
+        match SIZES.iter().find(|(size, _)| size == &(*width, *height)) {
+            Some((_, name)) => f.write_str(name)?,
+            None => write!(f, "{width}x{height}")?,
+        }
+        f.write_str(if *interlaced { "i" } else { "p" })?;
+        let name = RATES.iter().find(|(_, known)| known == rate);
+        f.write_str(name.map_or("", |(name, _)| name))
+    }
+}
+
+/// What decodes a line's pictures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Decoder {
+    /// The program chooses.
+    #[default]
+    Auto,
+    /// The processor.
+    Software,
+    /// The graphics card, or the processor where it can't.
+    Hardware,
+}
+
+impl Decoder {
+    const ALL: [Self; 3] = [Self::Auto, Self::Software, Self::Hardware];
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|decoder| decoder.name() == text)
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => AUTO,
+            Self::Software => "software",
+            Self::Hardware => "hardware",
+        }
+    }
+}
+
+/// How long the last picture stays after the feed is gone. On program it always stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Until the feed is back.
+    Forever,
+    /// Then the slate.
+    For(Duration),
+}
+
+impl Default for Hold {
+    /// 10 s: longer than an encoder's usual reconnect, short enough to see that a camera is gone.
+    fn default() -> Self {
+        Self::For(Duration::from_secs(10))
+    }
+}
+
+impl Hold {
+    fn parse(text: &str) -> Option<Self> {
+        if text == FOREVER {
+            return Some(Self::Forever);
+        }
+        let seconds: u64 = match text.strip_suffix('m') {
+            Some(minutes) => minutes.parse::<u64>().ok()?.checked_mul(60)?,
+            None => text.strip_suffix('s').unwrap_or(text).parse().ok()?,
+        };
+        (seconds <= HOLD_SECONDS_MAX).then_some(Self::For(Duration::from_secs(seconds)))
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forever => f.write_str(FOREVER),
+            Self::For(time) => write!(f, "{}s", time.as_secs()),
+        }
+    }
+}
+
+/// The picture shown while there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Slate {
+    /// The neutral card.
+    #[default]
+    Card,
+    /// Black.
+    Black,
+    /// A picture file: an absolute path.
+    File(String),
+}
+
+impl Slate {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "card" => Some(Self::Card),
+            "black" => Some(Self::Black),
+            path => (std::path::Path::new(path).is_absolute()).then(|| Self::File(path.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Slate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Card => "card",
+            Self::Black => "black",
+            Self::File(path) => path,
+        })
+    }
+}
+
+fn parse_lag(text: &str) -> Option<Duration> {
+    let ms = parse_ms(text).filter(|ms| (LAG_MS_MIN..=DELAY_MS_MAX).contains(ms))?;
+    Some(Duration::from_millis(ms.into()))
+}
+
+fn parse_takeover(text: &str) -> Option<Takeover> {
+    [Takeover::Smart, Takeover::Always, Takeover::Never]
+        .into_iter()
+        .find(|takeover| takeover_name(*takeover) == text)
+}
+
+const fn takeover_name(takeover: Takeover) -> &'static str {
+    match takeover {
+        Takeover::Smart => "smart",
+        Takeover::Always => "always",
+        Takeover::Never => "never",
+    }
+}
+
+fn parse_switch(text: &str) -> Option<bool> {
+    match text {
+        "on" | "true" | "yes" => Some(true),
+        "off" | "false" | "no" => Some(false),
+        _ => None,
+    }
+}
+
+/// Milliseconds: "600" or "600ms".
+fn parse_ms(text: &str) -> Option<u32> {
+    let digits = text.strip_suffix("ms").unwrap_or(text).trim_end();
+    if digits.starts_with('+') {
+        return None;
+    }
+    digits.parse().ok()
+}
+
+fn expected(key: &str) -> &'static str {
+    match key {
+        "delay" => "studio, fast, normal, safe, rough, or 0 to 30000 milliseconds",
+        "lag" => "auto, or 100 to 30000 milliseconds",
+        "format" => "auto, or a size and a rate like 1080p25, 1080i50 or 1280x720p59.94",
+        "decoder" => "auto, software or hardware",
+        "hold" => "forever, or a time up to a day like 10s or 5m",
+        "slate" => "card, black, or the absolute path of a picture",
+        "audio_trim_ms" => "a number of milliseconds from -2000 to 2000",
+        "takeover" => "smart, always or never",
+        "track" => "a track number from 0 to 255",
+        "record" => "on or off",
+        _ => "a value of this setting",
+    }
+}
+
+/// Longest studio delay, milliseconds: ten times `rough`. At 20 Mbit/s it is 75 MB of coded pictures a line.
+pub const DELAY_MS_MAX: u32 = 30_000;
+
+/// Less than this is one late frame, not a lag.
+const LAG_MS_MIN: u32 = 100;
+
+/// More than two seconds between sound and picture is another fault.
+const AUDIO_TRIM_MS_MAX: i32 = 2000;
+
+/// A day.
+const HOLD_SECONDS_MAX: u64 = 24 * 60 * 60;
+
+const AUTO: &str = "auto";
+const STUDIO: &str = "studio";
+const FOREVER: &str = "forever";
+
+/// The sizes that have a name.
+const SIZES: [((u32, u32), &str); 4] = [
+    ((1280, 720), "720"),
+    ((1920, 1080), "1080"),
+    ((2560, 1440), "1440"),
+    ((3840, 2160), "2160"),
+];
+
+/// The rates that broadcast knows.
+const RATES: [(&str, (u32, u32)); 8] = [
+    ("23.98", (24_000, 1001)),
+    ("24", (24_000, 1000)),
+    ("25", (25_000, 1000)),
+    ("29.97", (30_000, 1001)),
+    ("30", (30_000, 1000)),
+    ("50", (50_000, 1000)),
+    ("59.94", (60_000, 1001)),
+    ("60", (60_000, 1000)),
+];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_key_takes_what_an_operator_types() {
+        // (key, typed, as it is shown again)
+        for (key, typed, shown) in [
+            ("delay", "studio", "studio"),
+            ("delay", "safe", "safe"),
+            ("delay", "750", "750"),
+            ("delay", " 750ms ", "750"),
+            ("lag", "auto", "auto"),
+            ("lag", "1200", "1200"),
+            ("format", "auto", "auto"),
+            ("format", "1080p25", "1080p25"),
+            ("format", "1920x1080i50", "1080i50"),
+            ("format", "1024x576p59.94", "1024x576p59.94"),
+            ("decoder", "software", "software"),
+            ("hold", "forever", "forever"),
+            ("hold", "5m", "300s"),
+            ("hold", "20", "20s"),
+            ("slate", "black", "black"),
+            ("slate", "/media/card.png", "/media/card.png"),
+            ("audio_trim_ms", "-40", "-40"),
+            ("takeover", "never", "never"),
+            ("track", "1", "1"),
+            ("record", "true", "on"),
+        ] {
+            let mut settings = Settings::default();
+            settings.set(key, typed).unwrap();
+            assert_eq!(settings.get(key).as_deref(), Some(shown), "{key}={typed}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_value_and_what_would_be_right() {
+        for (key, value, message) in [
+            (
+                "dealy",
+                "fast",
+                "unknown setting \"dealy\"; the settings of a line are delay, lag, format, decoder, hold, slate, \
+                 audio_trim_ms, takeover, track, record",
+            ),
+            (
+                "delay",
+                "slow",
+                "delay = \"slow\" is not studio, fast, normal, safe, rough, or 0 to 30000 milliseconds",
+            ),
+            (
+                "delay",
+                "30001",
+                "delay = \"30001\" is not studio, fast, normal, safe, rough, or 0 to 30000 milliseconds",
+            ),
+            (
+                "decoder",
+                "gpu",
+                "decoder = \"gpu\" is not auto, software or hardware",
+            ),
+            (
+                "format",
+                "1080p26",
+                "format = \"1080p26\" is not auto, or a size and a rate like 1080p25, 1080i50 or 1280x720p59.94",
+            ),
+            (
+                "slate",
+                "card.png",
+                "slate = \"card.png\" is not card, black, or the absolute path of a picture",
+            ),
+            (
+                "track",
+                "256",
+                "track = \"256\" is not a track number from 0 to 255",
+            ),
+        ] {
+            let mut settings = Settings::default();
+            let error = settings.set(key, value).unwrap_err();
+            assert_eq!(error.to_string(), message);
+            assert_eq!(
+                settings,
+                Settings::default(),
+                "a refused value changes nothing"
+            );
+        }
+    }
+
+    #[test]
+    fn the_four_names_of_the_delay_are_milliseconds() {
+        let studio = Delay::parse("normal").unwrap();
+        for (text, ms) in [
+            ("studio", 600),
+            ("fast", 300),
+            ("normal", 600),
+            ("safe", 1500),
+            ("rough", 3000),
+            ("0", 0),
+        ] {
+            assert_eq!(LineDelay::parse(text).unwrap().ms(studio), ms, "{text}");
+        }
+    }
+
+    proptest! {
+        /// What is shown can be typed again, and arbitrary text never panics.
+        #[test]
+        fn values_survive_their_own_text(key in prop::sample::select(&KEYS[..]), value in "[a-z0-9./x-]{0,12}|.{0,20}") {
+            let mut settings = Settings::default();
+            if settings.set(key, &value).is_ok() {
+                let shown = settings.get(key).unwrap();
+                let mut again = Settings::default();
+                again.set(key, &shown).unwrap();
+                prop_assert_eq!(again, settings);
+            }
+        }
+    }
+}

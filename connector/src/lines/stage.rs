@@ -1,0 +1,220 @@
+//! The playouts that run: one for each enabled line, started and stopped as the lines change.
+//!
+//! Starting and stopping join threads, so they happen on a blocking thread, one caller at a time. What everybody
+//! else needs, the handles, is in a table of its own that is only ever locked for a look.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use firstmile_shared::{backoff::Backoff, supervisor};
+use tracing::{error, info};
+
+use super::{Line, LineSet, lock};
+use crate::{
+    output::{OutputKind, Outputs},
+    playout::{AudioSnapshot, HopsSnapshot, LineSettings, LineState, VideoSnapshot},
+    playout::{LineHandle, LineSnapshot, Playout},
+};
+
+#[derive(Debug)]
+pub(super) struct Stage {
+    outputs: Outputs,
+    kind: OutputKind,
+    /// Held while playouts start and stop.
+    players: Mutex<BTreeMap<u32, Player>>,
+    handles: RwLock<BTreeMap<u32, LineHandle>>,
+    /// Lines that could not be started, with the reason.
+    faults: Mutex<BTreeMap<u32, Fault>>,
+}
+
+#[derive(Debug)]
+struct Player {
+    playout: Playout,
+    handle: LineHandle,
+    /// What it was started with: a change of anything but the delay starts it anew.
+    settings: LineSettings,
+}
+
+#[derive(Debug)]
+struct Fault {
+    message: String,
+    backoff: Backoff,
+    retry_at: Instant,
+}
+
+impl Stage {
+    pub(super) fn new(outputs: Outputs, kind: OutputKind) -> Self {
+        Self {
+            outputs,
+            kind,
+            players: Mutex::default(),
+            handles: RwLock::default(),
+            faults: Mutex::default(),
+        }
+    }
+
+    pub(super) fn outputs(&self) -> &Outputs {
+        &self.outputs
+    }
+
+    /// Brings the playouts to `set`. What did not change is not touched.
+    pub(super) fn arrange(&self, set: &LineSet) {
+        let mut players = lock(&self.players);
+        let wanted: BTreeMap<u32, LineSettings> = (set.lines.iter())
+            .filter(|line| line.enabled)
+            .map(|line| (line.id, self.settings(line)))
+            .collect();
+        lock(&self.faults).retain(|line, _| wanted.contains_key(line));
+        let gone: Vec<u32> = (players.iter())
+            .filter(|(line, player)| !wanted.get(line).is_some_and(|new| player.can_take(new)))
+            .map(|(line, _)| *line)
+            .collect();
+        for line in gone {
+            self.handles_mut(|handles| drop(handles.remove(&line)));
+            if let Some(player) = players.remove(&line) {
+                player.stop();
+            }
+        }
+        for (line, settings) in wanted {
+            match players.get_mut(&line) {
+                Some(player) => player.take(settings),
+                None => self.start(line, settings, &mut players),
+            }
+        }
+    }
+
+    /// Ends every playout. They end side by side: each may wait for its source to close.
+    pub(super) fn stop(&self) {
+        self.handles_mut(BTreeMap::clear);
+        let players = std::mem::take(&mut *lock(&self.players));
+        std::thread::scope(|scope| {
+            for player in players.into_values() {
+                scope.spawn(|| player.stop());
+            }
+        });
+    }
+
+    pub(super) fn handle(&self, line: u32) -> Option<LineHandle> {
+        let handles = self.handles.read().unwrap_or_else(PoisonError::into_inner);
+        handles.get(&line).cloned()
+    }
+
+    pub(super) fn snapshot(&self, line: &Line) -> LineSnapshot {
+        if let Some(handle) = self.handle(line.id) {
+            return handle.snapshot();
+        }
+        let reason = match lock(&self.faults).get(&line.id) {
+            _ if !line.enabled => "switched off".to_owned(),
+            Some(fault) => format!("{}; trying again", fault.message),
+            None => "starting".to_owned(),
+        };
+        idle_snapshot(line, reason)
+    }
+
+    fn settings(&self, line: &Line) -> LineSettings {
+        LineSettings {
+            name: line.name.clone(),
+            delay_us: i64::from(line.delay_ms) * 1000,
+            output: self.kind,
+        }
+    }
+
+    /// A line that can't be started is tried again later; the others never notice.
+    fn start(&self, line: u32, settings: LineSettings, players: &mut BTreeMap<u32, Player>) {
+        let mut faults = lock(&self.faults);
+        if (faults.get(&line)).is_some_and(|fault| Instant::now() < fault.retry_at) {
+            return;
+        }
+        let started = catch_unwind(AssertUnwindSafe(|| {
+            Playout::start(settings.clone(), &self.outputs)
+        }));
+        match started.unwrap_or_else(|_| Err(io::Error::other("it panicked"))) {
+            Ok((playout, handle)) => {
+                faults.remove(&line);
+                info!(line = settings.name, "line is up");
+                self.handles_mut(|handles| drop(handles.insert(line, handle.clone())));
+                players.insert(
+                    line,
+                    Player {
+                        playout,
+                        handle,
+                        settings,
+                    },
+                );
+            }
+            Err(error) => {
+                error!(line = settings.name, %error, "the line could not be started");
+                let fault = faults.entry(line).or_insert_with(|| Fault {
+                    message: String::new(),
+                    backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
+                    retry_at: Instant::now(),
+                });
+                fault.message = format!("its output could not be started: {error}");
+                fault.retry_at = Instant::now() + fault.backoff.next_wait(supervisor::random());
+            }
+        }
+    }
+
+    fn handles_mut(&self, change: impl FnOnce(&mut BTreeMap<u32, LineHandle>)) {
+        change(&mut self.handles.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Player {
+    fn can_take(&self, new: &LineSettings) -> bool {
+        let delay_us = self.settings.delay_us;
+        LineSettings {
+            delay_us,
+            ..new.clone()
+        } == self.settings
+    }
+
+    fn take(&mut self, new: LineSettings) {
+        if new.delay_us != self.settings.delay_us {
+            info!(line = new.name, delay_ms = new.delay_us / 1000, "delay set");
+            self.handle.set_delay(new.delay_us);
+            self.settings = new;
+        }
+    }
+
+    fn stop(self) {
+        let name = self.settings.name;
+        if catch_unwind(AssertUnwindSafe(|| self.playout.stop())).is_err() {
+            error!(line = name, "the line panicked while it stopped");
+        } else {
+            info!(line = name, "line is down");
+        }
+    }
+}
+
+/// A line without a playout: nothing is known but why.
+fn idle_snapshot(line: &Line, reason: String) -> LineSnapshot {
+    LineSnapshot {
+        name: line.name.clone(),
+        state: if line.enabled {
+            LineState::Waiting
+        } else {
+            LineState::Off
+        },
+        reason: Some(reason),
+        relay: None,
+        encoder: None,
+        encoder_lag_ms: None,
+        delay_ms: line.delay_ms,
+        video: VideoSnapshot::default(),
+        audio: AudioSnapshot::default(),
+        hops_ms: HopsSnapshot::default(),
+        av_offset_ms: None,
+        bitrate_bps: None,
+        outputs: Vec::new(),
+        histograms: Vec::new(),
+    }
+}
+
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
