@@ -10,7 +10,7 @@ NDI_DIR = $(shell tests/scripts/ndi-runtime.sh dir 2>/dev/null)
 WITH_NDI = $(if $(NDI_DIR),NDI_RUNTIME_DIR_V6='$(NDI_DIR)')
 
 # A test that skips itself for want of NDI or FFmpeg fails under `make test`.
-REQUIRED := FIRSTMILE_REQUIRE_NDI=1 FIRSTMILE_REQUIRE_FFMPEG=1
+REQUIRED := FIRSTMILE_REQUIRE_NDI=1 FIRSTMILE_REQUIRE_FFMPEG=1 FIRSTMILE_PREBUILT=1
 
 .PHONY: help setup build release demo test test-slow check bench bench-tunnel
 

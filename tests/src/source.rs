@@ -75,7 +75,8 @@ pub fn run(settings: &Settings, video: &mut impl Write) -> io::Result<Outcome> {
         });
         match video.write_all(picture).and_then(|()| video.flush()) {
             Ok(()) => outcome.pictures += 1,
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+            // The sound may still be waiting for a reader that never comes: it is not waited for.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(outcome),
             Err(error) => return Err(error),
         }
         if number == 1 {

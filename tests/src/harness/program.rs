@@ -1,0 +1,272 @@
+//! One of our programs as a process: its state folder, its log, its end.
+
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use super::{PATIENCE, ndi_folder, wait_for};
+
+/// A running `firstmile-relay` or `firstmile-connector`.
+#[derive(Debug)]
+pub struct Program {
+    name: &'static str,
+    state: PathBuf,
+    log: PathBuf,
+    settings: Vec<(String, String)>,
+    child: Option<Child>,
+}
+
+impl Program {
+    /// Starts it with a state folder and settings in its environment; waits until it answers.
+    pub fn start(
+        name: &'static str,
+        state: &Path,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let mut settings: Vec<_> = settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        if let Some(folder) = ndi_folder()
+            && settings
+                .iter()
+                .all(|(name, _)| name != "NDI_RUNTIME_DIR_V6")
+        {
+            settings.push(("NDI_RUNTIME_DIR_V6".into(), folder.display().to_string()));
+        }
+        let mut program = Self {
+            name,
+            state: state.to_owned(),
+            log: state.with_extension("log"),
+            settings,
+            child: None,
+        };
+        program.restart()?;
+        Ok(program)
+    }
+
+    /// Starts it again with the same state and settings, after [`Program::stop`].
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let child = self
+            .command_line()?
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", self.name))?;
+        let pid = child.id();
+        self.child = Some(child);
+        wait_for(&format!("{} to be ready", self.name), PATIENCE, || {
+            if let Some(status) = self
+                .child
+                .as_mut()
+                .map(Child::try_wait)
+                .transpose()?
+                .flatten()
+            {
+                bail!("{} ended with {status}:\n{}", self.name, self.log()?);
+            }
+            let run = match fs::read(self.state.join("run.json")) {
+                Ok(json) => serde_json::from_slice::<Value>(&json)?,
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return Ok(Err(Value::from("no run.json")));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if run["pid"] != pid {
+                return Ok(Err(run));
+            }
+            // What was bound is written before it is served.
+            let status = self.command(&["status"], "")?;
+            Ok(if status.code == Some(0) {
+                Ok(())
+            } else {
+                Err(Value::from(status.stderr))
+            })
+        })
+    }
+
+    /// Runs one of its subcommands to the end, against the same state folder.
+    pub fn command(&self, arguments: &[&str], input: &str) -> anyhow::Result<Finished> {
+        let mut child = self
+            .command_line()?
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            match stdin.write_all(input.as_bytes()) {
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
+                _ => {}
+            }
+        }
+        let output = child.wait_with_output()?;
+        Ok(Finished {
+            command: format!("{} {}", self.name, arguments.join(" ")),
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    fn command_line(&self) -> anyhow::Result<Command> {
+        let mut command = Command::new(executable(self.name)?);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("FIRSTMILE_") {
+                command.env_remove(name);
+            }
+        }
+        // Without it libndi talks to the machine's own avahi, even from a private network namespace.
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent");
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
+        command.arg("--state-dir").arg(&self.state);
+        Ok(command)
+    }
+
+    /// What it really listens on: `rtmp`, `tunnel`, `http`.
+    pub fn address(&self, listener: &str) -> anyhow::Result<SocketAddr> {
+        let run: Value = serde_json::from_slice(&fs::read(self.state.join("run.json"))?)?;
+        run[listener]
+            .as_str()
+            .with_context(|| format!("no {listener} in run.json: {run}"))?
+            .parse()
+            .with_context(|| format!("{listener} in run.json: {run}"))
+    }
+
+    /// Its state folder.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Everything it printed so far.
+    pub fn log(&self) -> anyhow::Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(&self.log)?).into_owned())
+    }
+
+    /// Asks it to end and waits for it.
+    pub fn stop(&mut self) -> anyhow::Result<ExitStatus> {
+        let mut child = self.child.take().context("not running")?;
+        terminate(&mut child, PATIENCE)
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        let mut child = self.child.take().context("not running")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            terminate(&mut child, Duration::from_secs(5)).ok();
+        }
+    }
+}
+
+/// SIGTERM, then SIGKILL when `patience` is at its end.
+pub(super) fn terminate(child: &mut Child, patience: Duration) -> anyhow::Result<ExitStatus> {
+    if let Some(status) = child.try_wait()? {
+        return Ok(status);
+    }
+    // The shell's own `kill`: the child is not yet waited for, so its id is still its own.
+    Command::new("sh")
+        .args(["-c", "kill -TERM \"$1\"", "sh", &child.id().to_string()])
+        .status()?;
+    let ended = wait_for("a process to end", patience, || {
+        Ok(child.try_wait()?.ok_or_else(|| Value::from("runs")))
+    });
+    if ended.is_err() {
+        child.kill()?;
+        child.wait()?;
+    }
+    ended
+}
+
+/// A subcommand that ended.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// What was run.
+    pub command: String,
+    /// Its exit code; `None` after a signal.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Its standard output if it succeeded.
+    pub fn success(self) -> anyhow::Result<String> {
+        if self.code != Some(0) {
+            bail!(
+                "`{}` ended with {:?}: {}",
+                self.command,
+                self.code,
+                self.stderr
+            );
+        }
+        Ok(self.stdout)
+    }
+}
+
+/// One of this workspace's programs, built for the profile that this code was built for.
+///
+/// Cargo builds the programs of other packages for no test, so they are built here, once per process; that takes a
+/// moment when nothing changed. `make` has built them and says so by `FIRSTMILE_PREBUILT=1`.
+pub(super) fn executable(name: &str) -> anyhow::Result<PathBuf> {
+    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let folder = FOLDER
+        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)?;
+    let path = folder.join(name);
+    if !path.exists() {
+        bail!("{} is not built", path.display());
+    }
+    Ok(path)
+}
+
+/// Builds the programs and answers with their folder: that of the running program, or above its `deps`.
+fn build() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let mut folder = own.parent().context("a program lies in a folder")?;
+    let is_test = folder.ends_with("deps");
+    if is_test {
+        folder = folder.parent().context("deps lies in a folder")?;
+    }
+    if is_test && std::env::var_os("FIRSTMILE_PREBUILT").is_none() {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--quiet", "--offline", "--workspace", "--bins"]);
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        let status = cargo
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .status()
+            .context("cargo build")?;
+        if !status.success() {
+            bail!("the programs do not build");
+        }
+    }
+    Ok(folder.to_owned())
+}
