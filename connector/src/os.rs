@@ -1,0 +1,47 @@
+//! What differs between operating systems in the connector: where NDI's library is, and precise waiting.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(target_os = "linux")]
+pub use linux::{NDI_DOWNLOAD, NDI_LIBRARY_NAMES, ndi_folders};
+#[cfg(target_os = "macos")]
+pub use macos::{NDI_DOWNLOAD, NDI_LIBRARY_NAMES, ndi_folders};
+#[cfg(windows)]
+pub use windows::{NDI_DOWNLOAD, NDI_LIBRARY_NAMES, ndi_folders};
+
+use std::{thread, time::Duration};
+
+use firstmile_shared::clock::now_us;
+
+/// Sleeps until `at_us` of [`now_us`]; returns at once when that is past.
+///
+/// The one precise wait of the playout. It must be [`thread::sleep`]: that uses a high-resolution timer on
+/// Windows, where condition variables, channels and the runtime's timers tick at 15.6 ms.
+pub fn wait_until(at_us: i64) {
+    loop {
+        let left_us = at_us.saturating_sub(now_us());
+        match u64::try_from(left_us) {
+            Ok(left_us) if left_us > 0 => thread::sleep(Duration::from_micros(left_us)),
+            _ => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_never_short_and_a_past_one_is_none() {
+        let start = now_us();
+        wait_until(start - 1_000_000);
+        wait_until(i64::MIN);
+        wait_until(start + 3_000);
+        assert!(now_us() >= start + 3_000);
+    }
+}
