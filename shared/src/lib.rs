@@ -13,6 +13,7 @@ pub mod media;
 pub mod net;
 pub mod ops;
 pub mod os;
+pub mod quic;
 pub mod secret;
 pub mod supervisor;
 pub mod telemetry;

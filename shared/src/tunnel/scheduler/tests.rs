@@ -53,7 +53,7 @@ fn run(sent: &str, later_us: i64, limits: Limits) -> (String, Scheduler) {
     let mut scheduler = scheduler(limits);
     let mut now_us = 0;
     for (seq, kind) in sent.chars().enumerate() {
-        now_us = seq as i64 * STEP_US;
+        now_us = i64::try_from(seq).unwrap() * STEP_US;
         scheduler.push(unit(1, seq as u64, kind, now_us, 100), now_us);
     }
     now_us += later_us;
