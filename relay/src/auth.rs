@@ -26,6 +26,7 @@ use ring::{
 use tokio::sync::watch;
 use tracing::info;
 
+pub(crate) use self::declaration::printable;
 pub use self::snapshot::{ConnectorRecord, Grant, LineRecord, Snapshot, Studio};
 use crate::store::{Enrolment, NewToken, Redeemed, Store, StoreError, StoreHandle};
 
@@ -167,7 +168,7 @@ impl Directory {
             token: token_id.to_owned(),
             secret_sha256: sha256(secret.expose()),
             spki,
-            name: declaration::printable(name),
+            name: printable(name),
         };
         let shared = self.shared.clone();
         let redeemed = self
@@ -292,4 +293,4 @@ fn random<const N: usize>() -> [u8; N] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

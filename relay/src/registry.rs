@@ -1,0 +1,558 @@
+//! Who is live: publishers on one side, connected connectors on the other, and which unit goes where.
+//!
+//! Everything here returns at once: no disk, no network, no lock held across an await. A feed goes to every
+//! connector of the studio that declared its key; the lines come from the [`Directory`]'s snapshot, and whoever
+//! connects is behind [`Subscriber`]. The pure parts are [`takeover`] (who keeps a line) and [`age`] (how old a unit
+//! is when it comes in).
+//!
+//! Not here: sockets (see [`crate::ingest`] and [`crate::tunnel`]) and who may publish (see [`crate::auth`]).
+//!
+//! Locks: the table first, then one feed. Delivering a unit takes the feed's only.
+
+pub mod age;
+mod feed;
+mod status;
+pub mod takeover;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use firstmile_shared::{
+    clock,
+    media::AccessUnit,
+    supervisor,
+    tls::Spki,
+    tunnel::{control::FeedReport, unit::Unit},
+};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use self::status::{ConnectorStatus, DeliveredTo, PublisherState, PublisherStatus};
+use self::{
+    feed::{Closing, Feed, Publisher, Target},
+    takeover::Decision,
+};
+use crate::{
+    auth::{Directory, Grant},
+    metrics::{Metrics, Refused},
+};
+
+/// A connected connector, as the registry needs it. Every method returns at once.
+pub trait Subscriber: fmt::Debug + Send + Sync {
+    /// A publisher's units will follow.
+    fn feed_started(&self, feed: FeedStart);
+    /// The studio delay of a line changed, milliseconds.
+    fn set_delay(&self, line: u32, delay_ms: u32);
+    /// A unit, with the connector's own line number.
+    fn deliver(&self, unit: Unit);
+    /// No more units of this publisher; `reason` is one clause for the operator.
+    fn feed_ended(&self, line: u32, publisher: u32, reason: &str);
+    /// How the feeds are doing, once a second.
+    fn report(&self, feeds: Vec<FeedReport>);
+    /// The relay takes no new publishers.
+    fn draining(&self);
+}
+
+/// A publisher's units are going to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedStart {
+    /// The connector's line number.
+    pub line: u32,
+    /// The publisher's number, as in its units.
+    pub publisher: u32,
+    /// The studio delay of the line, milliseconds.
+    pub delay_ms: u32,
+    /// The encoder's own name, as it sent it.
+    pub encoder: String,
+    /// The encoder's address.
+    pub peer: SocketAddr,
+    /// "rtmp".
+    pub protocol: &'static str,
+}
+
+/// What an encoder asks for.
+#[derive(Clone)]
+pub struct PublishRequest {
+    /// The studio it names.
+    pub studio: String,
+    /// The key, as it was offered.
+    pub key: String,
+    /// Its address.
+    pub peer: SocketAddr,
+    /// Its own name, as it sent it.
+    pub encoder: String,
+    /// "rtmp".
+    pub protocol: &'static str,
+}
+
+impl fmt::Debug for PublishRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishRequest")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an encoder may not publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such studio, no such key there, or no enabled line with it: one answer for all.
+    #[error("unknown studio or stream key")]
+    UnknownKey,
+    /// The relay is about to stop.
+    #[error("this relay takes no new publishers now")]
+    Draining,
+    /// A limit is reached.
+    #[error("this relay is full")]
+    Full,
+}
+
+/// Why a publisher is told to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Another encoder took the line.
+    Replaced,
+    /// The studio removed or disabled the line, or its connector or the studio was revoked.
+    Withdrawn,
+}
+
+impl Ending {
+    /// One clause for the operator.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Replaced => "another encoder took over the line",
+            Self::Withdrawn => "the line was taken away from the encoder",
+        }
+    }
+}
+
+/// Most publishers at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of the whole relay.
+    pub publishers: usize,
+    /// Of one studio.
+    pub publishers_per_studio: usize,
+}
+
+/// Who publishes and who listens. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    directory: Directory,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug)]
+struct Table {
+    is_draining: bool,
+    next_publisher: u32,
+    next_subscription: u64,
+    feeds: HashMap<Grant, Arc<Mutex<Feed>>>,
+    subscriptions: BTreeMap<u64, Session>,
+}
+
+/// A connected connector.
+#[derive(Debug)]
+struct Session {
+    connector: Spki,
+    outbox: Arc<dyn Subscriber>,
+    info: SessionInfo,
+    since_unix: i64,
+}
+
+/// What the relay's lists show of a connector's session.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SessionInfo {
+    /// The name of its machine.
+    pub name: String,
+    /// The program and its version.
+    pub software: String,
+    /// Its address.
+    pub peer: Option<SocketAddr>,
+    /// "quic" or "tcp".
+    pub transport: &'static str,
+    /// The latest round trip.
+    pub rtt_ms: Option<f64>,
+}
+
+impl Registry {
+    /// A registry without anybody.
+    pub fn new(directory: Directory, metrics: Arc<Metrics>, limits: Limits) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                directory,
+                metrics,
+                limits,
+                table: Mutex::new(Table {
+                    is_draining: false,
+                    // Not 1: a connector that still holds units of a relay's earlier run must not mix them up.
+                    next_publisher: supervisor::random(),
+                    next_subscription: 0,
+                    feeds: HashMap::new(),
+                    subscriptions: BTreeMap::new(),
+                }),
+            }),
+        }
+    }
+
+    /// Lets an encoder publish, or says why not.
+    pub fn publish(&self, request: PublishRequest) -> Result<Publication, Refusal> {
+        self.try_publish(&request).inspect_err(|refusal| {
+            self.shared.metrics.refused(match refusal {
+                Refusal::UnknownKey => Refused::UnknownKey,
+                Refusal::Draining => Refused::Draining,
+                Refusal::Full => Refused::Full,
+            });
+        })
+    }
+
+    /// Hands a session the feeds of its lines, those that are live at once, until the answer is dropped.
+    pub fn subscribe(
+        &self,
+        studio: &str,
+        connector: Spki,
+        outbox: Arc<dyn Subscriber>,
+    ) -> Subscription {
+        let mut table = self.table();
+        let id = table.next_subscription;
+        table.next_subscription += 1;
+        if table.is_draining {
+            outbox.draining();
+        }
+        table.subscriptions.insert(
+            id,
+            Session {
+                connector,
+                outbox,
+                info: SessionInfo::default(),
+                since_unix: clock::unix_now(),
+            },
+        );
+        self.refresh(&table, studio);
+        drop(table);
+        self.shared.metrics.connectors(studio, 1);
+        Subscription {
+            registry: self.clone(),
+            studio: studio.to_owned(),
+            id,
+        }
+    }
+
+    /// Takes no new publishers from now on, and tells everybody.
+    pub fn drain(&self) {
+        let mut table = self.table();
+        if std::mem::replace(&mut table.is_draining, true) {
+            return;
+        }
+        for session in table.subscriptions.values() {
+            session.outbox.draining();
+        }
+        info!("draining: no new publishers; those that are live stay");
+    }
+
+    /// Whether [`Registry::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.table().is_draining
+    }
+
+    /// How many encoders publish or are held.
+    pub fn publishers_len(&self) -> usize {
+        self.table().publishers_len(None)
+    }
+
+    /// How many connectors are connected.
+    pub fn connectors_len(&self) -> usize {
+        self.table().subscriptions.len()
+    }
+
+    /// Every publisher, by studio and line.
+    pub fn publishers(&self) -> Vec<PublisherStatus> {
+        status::publishers(&self.table())
+    }
+
+    /// Every connector that may connect; the fields of its session are null while it does not.
+    pub fn connectors(&self) -> Vec<ConnectorStatus> {
+        status::connectors(&self.table(), &self.shared.directory.snapshot())
+    }
+
+    /// Follows the directory and reports once a second, until `shutdown`.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut changes = self.shared.directory.revocations();
+        let mut tick = time::interval(REPORT_EVERY);
+        tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut last_us = clock::now_us();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                Ok(()) = changes.changed() => self.refresh_all(),
+                _ = tick.tick() => {
+                    let now_us = clock::now_us();
+                    self.report(now_us.saturating_sub(last_us));
+                    last_us = now_us;
+                }
+            }
+        }
+    }
+
+    fn try_publish(&self, request: &PublishRequest) -> Result<Publication, Refusal> {
+        let grant = self
+            .shared
+            .directory
+            .snapshot()
+            .grant(&request.studio, &request.key)
+            .ok_or(Refusal::UnknownKey)?;
+        let mut table = self.table();
+        if table.is_draining {
+            return Err(Refusal::Draining);
+        }
+        let limits = self.shared.limits;
+        if table.publishers_len(None) >= limits.publishers
+            || table.publishers_len(Some(&grant.studio)) >= limits.publishers_per_studio
+        {
+            return Err(Refusal::Full);
+        }
+        let number = table.next_publisher;
+        table.next_publisher = number.wrapping_add(1);
+        let feed = table.feeds.entry(grant.clone()).or_default().clone();
+        let now_us = clock::now_us();
+        let publisher = Publisher::new(number, request, clock::unix_now(), now_us);
+        let closing = publisher.closing();
+        let (decision, line) = {
+            let mut feed = lock(&feed);
+            self.update(&table, &grant, &mut feed);
+            if !feed.has_lines() {
+                // Taken away since the key was looked up.
+                table.feeds.remove(&grant);
+                return Err(Refusal::UnknownKey);
+            }
+            if feed.publishers().len() > HELD_MAX {
+                return Err(Refusal::Full);
+            }
+            (feed.publish(publisher, now_us), feed.line_names())
+        };
+        drop(table);
+        let studio = grant.studio.clone();
+        match decision {
+            Decision::Live => info!(studio, line, peer = %request.peer, "publisher live"),
+            Decision::Hold => {
+                info!(studio, line, peer = %request.peer, "publisher held: another one has the line");
+            }
+            Decision::Replace => {
+                self.shared.metrics.takeover();
+                info!(studio, line, peer = %request.peer, "publisher live: it took the line over");
+            }
+        }
+        self.shared.metrics.publishers(&studio, 1);
+        Ok(Publication {
+            registry: self.clone(),
+            grant,
+            line,
+            feed,
+            number,
+            closing,
+            is_ended: false,
+        })
+    }
+
+    fn end(&self, grant: &Grant, number: u32, reason: &str) {
+        let mut table = self.table();
+        let Some(feed) = table.feeds.get(grant).cloned() else {
+            return;
+        };
+        let is_unused = {
+            let mut feed = lock(&feed);
+            feed.end(number, reason, clock::now_us());
+            feed.publishers().is_empty()
+        };
+        if is_unused {
+            table.feeds.remove(grant);
+        }
+    }
+
+    /// Brings every feed of a studio up to date.
+    fn refresh(&self, table: &Table, studio: &str) {
+        for (grant, feed) in table
+            .feeds
+            .iter()
+            .filter(|(grant, _)| grant.studio == studio)
+        {
+            self.update(table, grant, &mut lock(feed));
+        }
+    }
+
+    fn refresh_all(&self) {
+        let table = self.table();
+        for (grant, feed) in &table.feeds {
+            self.update(&table, grant, &mut lock(feed));
+        }
+    }
+
+    fn update(&self, table: &Table, grant: &Grant, feed: &mut Feed) {
+        let snapshot = self.shared.directory.snapshot();
+        let lines = snapshot.lines(grant);
+        let targets = table.targets(lines);
+        feed.update(lines.to_vec(), targets);
+    }
+
+    fn report(&self, elapsed_us: i64) {
+        let mut reports: BTreeMap<u64, (Arc<dyn Subscriber>, Vec<FeedReport>)> = BTreeMap::new();
+        let table = self.table();
+        for feed in table.feeds.values() {
+            for (subscription, outbox, report) in lock(feed).tick(elapsed_us) {
+                let entry = reports.entry(subscription);
+                entry.or_insert_with(|| (outbox, Vec::new())).1.push(report);
+            }
+        }
+        drop(table);
+        for (outbox, feeds) in reports.into_values() {
+            outbox.report(feeds);
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.shared.table)
+    }
+}
+
+impl Table {
+    fn publishers_len(&self, studio: Option<&str>) -> usize {
+        self.feeds
+            .iter()
+            .filter(|(grant, _)| studio.is_none_or(|studio| grant.studio == studio))
+            .map(|(_, feed)| lock(feed).publishers().len())
+            .sum()
+    }
+
+    /// The connected sessions of the connectors that declared these lines.
+    fn targets(&self, lines: &[crate::auth::LineRecord]) -> Vec<Target> {
+        self.subscriptions
+            .iter()
+            .flat_map(|(id, session)| {
+                lines
+                    .iter()
+                    .filter(|line| line.connector == session.connector)
+                    .map(|line| Target {
+                        subscription: *id,
+                        connector: session.connector,
+                        line: line.line,
+                        line_name: line.name.clone(),
+                        delay_ms: line.delay_ms,
+                        outbox: session.outbox.clone(),
+                    })
+            })
+            .collect()
+    }
+}
+
+/// The right to deliver. Dropping it ends the feed.
+#[derive(Debug)]
+pub struct Publication {
+    registry: Registry,
+    grant: Grant,
+    line: String,
+    feed: Arc<Mutex<Feed>>,
+    number: u32,
+    closing: Closing,
+    is_ended: bool,
+}
+
+impl Publication {
+    /// Numbers and dates a unit and hands it to every connected connector; never waits. While the publisher is held
+    /// the unit is thrown away.
+    pub fn deliver(&mut self, unit: AccessUnit, now_us: i64) {
+        let metrics = &self.registry.shared.metrics;
+        lock(&self.feed).deliver(self.number, unit, now_us, metrics);
+    }
+
+    /// Ends the feed with a clause for the operator: "the encoder's network was lost".
+    pub fn end(mut self, reason: &str) {
+        self.finish(reason);
+    }
+
+    /// Resolves when the publisher must go: its socket is to be closed.
+    pub async fn replaced(&self) -> Ending {
+        self.closing.ordered().await
+    }
+
+    /// The studio and the names of the lines, for the log.
+    pub fn labels(&self) -> (&str, &str) {
+        (&self.grant.studio, &self.line)
+    }
+
+    fn finish(&mut self, reason: &str) {
+        if std::mem::replace(&mut self.is_ended, true) {
+            return;
+        }
+        self.registry.end(&self.grant, self.number, reason);
+        let (studio, line) = self.labels();
+        self.registry.shared.metrics.publishers(studio, -1);
+        info!(studio, line, reason, "publisher gone");
+    }
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        self.finish("the encoder left");
+    }
+}
+
+/// A connected session in the registry. Dropping it takes the session out.
+#[derive(Debug)]
+pub struct Subscription {
+    registry: Registry,
+    studio: String,
+    id: u64,
+}
+
+impl Subscription {
+    /// What the lists show of the session.
+    pub fn describe(&self, info: SessionInfo) {
+        if let Some(session) = self.registry.table().subscriptions.get_mut(&self.id) {
+            session.info = info;
+        }
+    }
+
+    /// The latest round trip, milliseconds, and the present address (a modem may have changed it).
+    pub fn measured(&self, rtt_ms: f64, peer: SocketAddr) {
+        if let Some(session) = self.registry.table().subscriptions.get_mut(&self.id) {
+            session.info.rtt_ms = Some(rtt_ms);
+            session.info.peer = Some(peer);
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut table = self.registry.table();
+        table.subscriptions.remove(&self.id);
+        self.registry.refresh(&table, &self.studio);
+        drop(table);
+        self.registry.shared.metrics.connectors(&self.studio, -1);
+    }
+}
+
+/// What a panic left half done is at most one feed's; the others go on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Publishers of one key that may wait besides the live one: a crew's spare, its second phone, and their ghosts.
+const HELD_MAX: usize = 4;
+
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

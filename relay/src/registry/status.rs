@@ -1,0 +1,172 @@
+//! The registry's state as data: what `publishers --json` and `connectors --json` say (stable fields).
+
+use serde::{Deserialize, Serialize};
+
+use super::{Session, Table, feed::Publisher, lock};
+use crate::{auth::Snapshot, date};
+
+/// One encoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PublisherStatus {
+    /// The studio it publishes to.
+    pub studio: String,
+    /// The names of the lines it is for.
+    pub line: String,
+    /// Its address.
+    pub peer: String,
+    /// Its own name, without controls.
+    pub encoder: String,
+    /// "rtmp".
+    pub protocol: String,
+    /// When it came, RFC 3339.
+    pub since: String,
+    /// Whether its units go out.
+    pub state: PublisherState,
+    /// Age at ingest of the newest unit, milliseconds.
+    pub encoder_lag_ms: Option<u32>,
+    /// Bits per second of the last second.
+    pub bitrate_bps: Option<u64>,
+    /// "H.264".
+    pub video_codec: Option<String>,
+    /// "AAC".
+    pub audio_codec: Option<String>,
+    /// The connected connectors that get it.
+    pub delivered_to: Vec<DeliveredTo>,
+}
+
+/// Whether a publisher's units go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublisherState {
+    /// They do.
+    Live,
+    /// They are thrown away: another publisher has the line.
+    Held,
+    /// They do; the relay takes no new publishers.
+    Draining,
+}
+
+/// One connector that gets a feed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeliveredTo {
+    /// The first 12 hex digits of its identity.
+    pub connector: String,
+    /// What it calls the line.
+    pub line: String,
+    /// "quic" or "tcp".
+    pub transport: String,
+}
+
+/// One connector.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnectorStatus {
+    /// The first 12 hex digits of its identity.
+    pub id: String,
+    /// The studio it belongs to.
+    pub studio: String,
+    /// The name of its machine.
+    pub name: String,
+    /// The program and its version; null while it is not connected, as are the others.
+    pub version: Option<String>,
+    /// Its address.
+    pub peer: Option<String>,
+    /// When it connected, RFC 3339.
+    pub since: Option<String>,
+    /// "quic" or "tcp".
+    pub transport: Option<String>,
+    /// The latest round trip, milliseconds.
+    pub rtt_ms: Option<f64>,
+}
+
+pub(super) fn publishers(table: &Table) -> Vec<PublisherStatus> {
+    let mut all = Vec::new();
+    for (grant, feed) in &table.feeds {
+        let feed = lock(feed);
+        let delivered_to: Vec<_> = feed
+            .targets()
+            .iter()
+            .map(|target| DeliveredTo {
+                connector: target.connector.to_string(),
+                line: target.line_name.clone(),
+                transport: table
+                    .subscriptions
+                    .get(&target.subscription)
+                    .map_or_else(String::new, |session| session.info.transport.to_owned()),
+            })
+            .collect();
+        for publisher in feed.publishers() {
+            let (state, delivered_to) = match (feed.is_live(publisher.number), table.is_draining) {
+                (true, false) => (PublisherState::Live, delivered_to.clone()),
+                (true, true) => (PublisherState::Draining, delivered_to.clone()),
+                (false, _) => (PublisherState::Held, Vec::new()),
+            };
+            all.push(PublisherStatus {
+                studio: grant.studio.clone(),
+                line: feed.line_names(),
+                state,
+                delivered_to,
+                ..describe(publisher)
+            });
+        }
+    }
+    all.sort_by(|a, b| {
+        (&a.studio, &a.line, &a.since, &a.peer).cmp(&(&b.studio, &b.line, &b.since, &b.peer))
+    });
+    all
+}
+
+pub(super) fn connectors(table: &Table, snapshot: &Snapshot) -> Vec<ConnectorStatus> {
+    snapshot
+        .connectors()
+        .map(|record| {
+            // The newest session, where an old one has not noticed yet that its modem changed.
+            let session = table
+                .subscriptions
+                .values()
+                .rev()
+                .find(|session| session.connector == record.spki);
+            let info = session.map(|session| &session.info);
+            ConnectorStatus {
+                id: record.spki.to_string(),
+                studio: record.studio.clone(),
+                name: info
+                    .map(|info| printable(&info.name))
+                    .filter(|name| !name.is_empty())
+                    .unwrap_or_else(|| record.name.clone()),
+                version: info.map(|info| printable(&info.software)),
+                peer: info.and_then(|info| info.peer).map(|peer| peer.to_string()),
+                since: session.map(Session::since),
+                transport: info.map(|info| info.transport.to_owned()),
+                rtt_ms: info.and_then(|info| info.rtt_ms),
+            }
+        })
+        .collect()
+}
+
+impl Session {
+    fn since(&self) -> String {
+        date::rfc3339(self.since_unix)
+    }
+}
+
+fn describe(publisher: &Publisher) -> PublisherStatus {
+    PublisherStatus {
+        studio: String::new(),
+        line: String::new(),
+        peer: publisher.peer.to_string(),
+        encoder: printable(&publisher.encoder),
+        protocol: publisher.protocol.to_owned(),
+        since: date::rfc3339(publisher.since_unix),
+        state: PublisherState::Held,
+        encoder_lag_ms: publisher.lag_ms(),
+        bitrate_bps: publisher.bitrate_bps,
+        video_codec: publisher.video.map(|codec| codec.name().to_owned()),
+        audio_codec: publisher.audio.map(|codec| codec.name().to_owned()),
+        delivered_to: Vec::new(),
+    }
+}
+
+/// A peer's own words, as they may be shown on a terminal: no controls, not endless.
+fn printable(text: &str) -> String {
+    crate::auth::printable(text)
+}

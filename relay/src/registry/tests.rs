@@ -1,0 +1,401 @@
+//! The registry over a real directory, with connectors that write down what they are told.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use bytes::Bytes;
+use firstmile_shared::{media::Codec, tunnel::control::Takeover};
+
+use super::*;
+use crate::{
+    auth::tests::{directory, enrolled, line},
+    store::StoreThread,
+};
+
+const LIMITS: Limits = Limits {
+    publishers: 6,
+    publishers_per_studio: 5,
+};
+
+/// A connector that writes down what it is told, a line each.
+#[derive(Debug, Default)]
+struct Notebook(Mutex<Vec<String>>);
+
+impl Notebook {
+    fn write(&self, text: String) {
+        lock(&self.0).push(text);
+    }
+
+    /// What was written since the last time.
+    fn read(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.0))
+    }
+}
+
+impl Subscriber for Notebook {
+    fn feed_started(&self, feed: FeedStart) {
+        self.write(format!(
+            "line {} starts: {} from {}, {} ms",
+            feed.line, feed.encoder, feed.peer, feed.delay_ms
+        ));
+    }
+    fn set_delay(&self, line: u32, delay_ms: u32) {
+        self.write(format!("line {line} delay {delay_ms} ms"));
+    }
+    fn deliver(&self, unit: Unit) {
+        self.write(format!("line {} unit {}", unit.line, unit.seq));
+    }
+    fn feed_ended(&self, line: u32, _publisher: u32, reason: &str) {
+        self.write(format!("line {line} ends: {reason}"));
+    }
+    fn report(&self, feeds: Vec<FeedReport>) {
+        for feed in feeds {
+            self.write(format!(
+                "line {}: lag {:?} ms, {:?} bit/s, {} held",
+                feed.line, feed.encoder_lag_ms, feed.bitrate_bps, feed.held
+            ));
+        }
+    }
+    fn draining(&self) {
+        self.write("draining".to_owned());
+    }
+}
+
+/// A relay's inside with two studios; each has a connector with line 1 and the key "front-camera".
+struct Stage {
+    registry: Registry,
+    directory: Directory,
+    truck1: Spki,
+    truck2: Spki,
+    _store: StoreThread,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let (directory, store) = directory().await;
+        let truck1 = enrolled(&directory, "truck1", 1).await;
+        let truck2 = enrolled(&directory, "truck2", 2).await;
+        for (studio, connector) in [("truck1", truck1), ("truck2", truck2)] {
+            let line = line(&directory, studio, 1, "front-camera");
+            directory.declare(connector, 1, vec![line]).await.unwrap();
+        }
+        let registry = Registry::new(directory.clone(), Arc::new(Metrics::new()), LIMITS);
+        Self {
+            registry,
+            directory,
+            truck1,
+            truck2,
+            _store: store,
+        }
+    }
+
+    fn connect(&self, studio: &str, connector: Spki) -> (Subscription, Arc<Notebook>) {
+        let notebook = Arc::new(Notebook::default());
+        let subscription = self.registry.subscribe(studio, connector, notebook.clone());
+        (subscription, notebook)
+    }
+
+    /// An encoder at 203.0.113.`host`.
+    fn publish(&self, studio: &str, host: u8) -> Result<Publication, Refusal> {
+        self.registry.publish(PublishRequest {
+            studio: studio.to_owned(),
+            key: "FRONT camera".to_owned(),
+            peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, host)), 50_000),
+            encoder: format!("phone {host}"),
+            protocol: "rtmp",
+        })
+    }
+}
+
+fn unit(dts_us: i64) -> AccessUnit {
+    AccessUnit {
+        codec: Codec::H264,
+        track: 0,
+        keyframe: true,
+        disposable: false,
+        discontinuity: false,
+        dts_us,
+        cts_us: 0,
+        config: Some(Bytes::from_static(b"avcC")),
+        payload: Bytes::from_static(&[0; 1000]),
+    }
+}
+
+fn has_to_go(publication: &Publication) -> bool {
+    let mut replaced = std::pin::pin!(publication.replaced());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    replaced.as_mut().poll(&mut context).is_ready()
+}
+
+#[tokio::test]
+async fn a_feed_reaches_its_own_studio_only_whoever_comes_first() {
+    let stage = Stage::new().await;
+    let (_early, early) = stage.connect("truck1", stage.truck1);
+    let (_other, other) = stage.connect("truck2", stage.truck2);
+    let mut encoder = stage.publish("truck1", 7).unwrap();
+    encoder.deliver(unit(0), clock::now_us());
+    let (_late, late) = stage.connect("truck1", stage.truck1);
+    encoder.deliver(unit(40_000), clock::now_us());
+    assert_eq!(encoder.labels(), ("truck1", "Camera 1"));
+    encoder.end("the encoder's network was lost");
+
+    let starts = "line 1 starts: phone 7 from 203.0.113.7:50000, 600 ms";
+    let ends = "line 1 ends: the encoder's network was lost";
+    assert_eq!(
+        early.read(),
+        [starts, "line 1 unit 0", "line 1 unit 1", ends]
+    );
+    assert_eq!(late.read(), [starts, "line 1 unit 1", ends]);
+    assert_eq!(other.read(), [""; 0]);
+    assert_eq!(stage.publish("truck3", 7).unwrap_err(), Refusal::UnknownKey);
+}
+
+#[tokio::test]
+async fn the_spare_laptop_gets_the_same_feed_under_its_own_line_number() {
+    let stage = Stage::new().await;
+    let spare = enrolled(&stage.directory, "truck1", 3).await;
+    let declared = line(&stage.directory, "truck1", 9, "front-camera");
+    stage
+        .directory
+        .declare(spare, 1, vec![declared])
+        .await
+        .unwrap();
+    let (_main, main) = stage.connect("truck1", stage.truck1);
+    let (_spare, spare) = stage.connect("truck1", spare);
+    let mut encoder = stage.publish("truck1", 7).unwrap();
+    encoder.deliver(unit(0), clock::now_us());
+    assert_eq!(main.read()[1..], ["line 1 unit 0"]);
+    assert_eq!(spare.read()[1..], ["line 9 unit 0"]);
+    assert_eq!(encoder.labels().1, "Camera 1, Camera 9");
+}
+
+#[tokio::test]
+async fn a_second_encoder_waits_and_moves_up() {
+    let stage = Stage::new().await;
+    let (_session, notebook) = stage.connect("truck1", stage.truck1);
+    let mut first = stage.publish("truck1", 7).unwrap();
+    let mut second = stage.publish("truck1", 8).unwrap();
+    first.deliver(unit(0), clock::now_us());
+    second.deliver(unit(0), clock::now_us());
+    assert_eq!(
+        notebook.read()[1..],
+        ["line 1 unit 0"],
+        "the second is held"
+    );
+    assert!(!has_to_go(&first) && !has_to_go(&second));
+    let states: Vec<_> = stage
+        .registry
+        .publishers()
+        .iter()
+        .map(|p| p.state)
+        .collect();
+    assert_eq!(states, [PublisherState::Live, PublisherState::Held]);
+
+    drop(first);
+    second.deliver(unit(40_000), clock::now_us());
+    assert_eq!(
+        notebook.read(),
+        [
+            "line 1 ends: the encoder left",
+            "line 1 starts: phone 8 from 203.0.113.8:50000, 600 ms",
+            "line 1 unit 0",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_phone_that_changed_networks_does_not_wait_for_its_ghost() {
+    let stage = Stage::new().await;
+    let (_session, notebook) = stage.connect("truck1", stage.truck1);
+    let mut ghost = stage.publish("truck1", 7).unwrap();
+    let now_us = clock::now_us();
+    ghost.deliver(unit(0), now_us);
+    let mut returned = stage.publish("truck1", 8).unwrap();
+    notebook.read();
+
+    returned.deliver(unit(0), now_us + 900_000);
+    assert!(!has_to_go(&ghost), "it may be a hiccup");
+    returned.deliver(unit(40_000), now_us + 1_000_000);
+    assert!(has_to_go(&ghost));
+    ghost.deliver(unit(40_000), now_us + 1_100_000);
+    drop(ghost);
+    assert_eq!(
+        notebook.read(),
+        [
+            "line 1 ends: another encoder took over the line",
+            "line 1 starts: phone 8 from 203.0.113.8:50000, 600 ms",
+            "line 1 unit 0",
+        ]
+    );
+    assert_eq!(stage.registry.publishers_len(), 1);
+}
+
+#[tokio::test]
+async fn an_encoder_that_reconnects_replaces_its_own_older_connection() {
+    let stage = Stage::new().await;
+    let first = stage.publish("truck1", 7).unwrap();
+    let _second = stage.publish("truck1", 7).unwrap();
+    assert!(has_to_go(&first));
+    assert_eq!(first.replaced().await, Ending::Replaced);
+}
+
+#[tokio::test]
+async fn a_line_that_is_taken_away_ends_its_feed_and_a_new_delay_does_not() {
+    let stage = Stage::new().await;
+    let (_session, notebook) = stage.connect("truck1", stage.truck1);
+    let encoder = stage.publish("truck1", 7).unwrap();
+    notebook.read();
+    let mut declared = line(&stage.directory, "truck1", 1, "front-camera");
+
+    declared.delay_ms = 1500;
+    stage
+        .directory
+        .declare(stage.truck1, 2, vec![declared.clone()])
+        .await
+        .unwrap();
+    stage.registry.refresh_all();
+    assert_eq!(notebook.read(), ["line 1 delay 1500 ms"]);
+    assert!(!has_to_go(&encoder));
+
+    declared.enabled = false;
+    stage
+        .directory
+        .declare(stage.truck1, 3, vec![declared])
+        .await
+        .unwrap();
+    stage.registry.refresh_all();
+    assert_eq!(
+        notebook.read(),
+        ["line 1 ends: the studio took the line away"]
+    );
+    assert!(has_to_go(&encoder));
+    assert_eq!(encoder.replaced().await, Ending::Withdrawn);
+    assert_eq!(stage.publish("truck1", 7).unwrap_err(), Refusal::UnknownKey);
+}
+
+#[tokio::test]
+async fn a_studio_away_does_not_end_the_feed() {
+    let stage = Stage::new().await;
+    let (session, notebook) = stage.connect("truck1", stage.truck1);
+    let mut encoder = stage.publish("truck1", 7).unwrap();
+    drop(session);
+    notebook.read();
+    encoder.deliver(unit(0), clock::now_us());
+    assert!(!has_to_go(&encoder));
+    assert_eq!(notebook.read(), [""; 0]);
+    let dropped = "firstmile_relay_units_dropped_total{reason=\"no_connector\"} 1";
+    assert!(stage.registry.shared.metrics.render().contains(dropped));
+}
+
+#[tokio::test]
+async fn limits_and_drain_stop_new_publishers_only() {
+    let stage = Stage::new().await;
+    let (_session, notebook) = stage.connect("truck1", stage.truck1);
+    let all: Vec<_> = (0..5)
+        .map(|host| stage.publish("truck1", host).unwrap())
+        .collect();
+    assert_eq!(
+        stage.publish("truck1", 9).unwrap_err(),
+        Refusal::Full,
+        "the studio's limit"
+    );
+    let other = stage.publish("truck2", 9).unwrap();
+    assert_eq!(
+        stage.publish("truck2", 8).unwrap_err(),
+        Refusal::Full,
+        "the relay's limit"
+    );
+    drop(other);
+    stage.registry.drain();
+    stage.registry.drain();
+    assert_eq!(stage.publish("truck2", 9).unwrap_err(), Refusal::Draining);
+    assert!(all.iter().all(|publication| !has_to_go(publication)));
+    assert_eq!(notebook.read()[1..], ["draining"]);
+    assert_eq!(
+        stage.registry.publishers()[0].state,
+        PublisherState::Draining
+    );
+}
+
+#[tokio::test]
+async fn the_policy_of_the_line_decides() {
+    let stage = Stage::new().await;
+    for (generation, takeover, host, is_replaced) in [
+        (2, Takeover::Never, 7, false),
+        (3, Takeover::Always, 8, true),
+    ] {
+        let mut declared = line(&stage.directory, "truck1", 1, "front-camera");
+        declared.takeover = takeover;
+        stage
+            .directory
+            .declare(stage.truck1, generation, vec![declared])
+            .await
+            .unwrap();
+        let first = stage.publish("truck1", 7).unwrap();
+        let _second = stage.publish("truck1", host).unwrap();
+        assert_eq!(has_to_go(&first), is_replaced, "{takeover:?}");
+    }
+}
+
+#[tokio::test]
+async fn once_a_second_the_studio_hears_how_its_feeds_are() {
+    let stage = Stage::new().await;
+    let (session, notebook) = stage.connect("truck1", stage.truck1);
+    let mut encoder = stage.publish("truck1", 7).unwrap();
+    let _held = stage.publish("truck1", 8).unwrap();
+    let now_us = clock::now_us();
+    encoder.deliver(unit(0), now_us);
+    encoder.deliver(unit(40_000), now_us + 290_000);
+    notebook.read();
+    stage.registry.report(1_000_000);
+    assert_eq!(
+        notebook.read(),
+        ["line 1: lag Some(250) ms, Some(16000) bit/s, 1 held"]
+    );
+
+    session.describe(SessionInfo {
+        name: "truck\u{1b}[2J".to_owned(),
+        software: "firstmile-connector 0.1.0".to_owned(),
+        transport: "quic",
+        ..SessionInfo::default()
+    });
+    session.measured(41.5, SocketAddr::from(([192, 0, 2, 1], 1)));
+    let live = serde_json::to_value(&stage.registry.publishers()[0]).unwrap();
+    let since = live["since"].clone();
+    assert_eq!(
+        live,
+        serde_json::json!({
+            "studio": "truck1", "line": "Camera 1", "peer": "203.0.113.7:50000", "encoder": "phone 7",
+            "protocol": "rtmp", "since": since, "state": "live", "encoder_lag_ms": 250, "bitrate_bps": 16000,
+            "video_codec": "H.264", "audio_codec": null,
+            "delivered_to": [{"connector": "010101010101", "line": "Camera 1", "transport": "quic"}],
+        })
+    );
+    let connectors = serde_json::to_value(stage.registry.connectors()).unwrap();
+    let since = connectors[0]["since"].clone();
+    assert!(since.is_string());
+    assert_eq!(
+        connectors,
+        serde_json::json!([
+            {"id": "010101010101", "studio": "truck1", "name": "truck[2J", "version": "firstmile-connector 0.1.0",
+             "peer": "192.0.2.1:1", "since": since, "transport": "quic", "rtt_ms": 41.5},
+            {"id": "020202020202", "studio": "truck2", "name": "pc-2", "version": null,
+             "peer": null, "since": null, "transport": null, "rtt_ms": null},
+        ])
+    );
+}
+
+#[tokio::test]
+async fn a_change_of_the_directory_is_followed_without_being_asked() {
+    let stage = Stage::new().await;
+    let encoder = stage.publish("truck1", 7).unwrap();
+    let shutdown = CancellationToken::new();
+    let run = stage.registry.run(shutdown.clone());
+    let script = async {
+        stage.directory.revoke_studio("truck1").await.unwrap();
+        let ending = encoder.replaced().await;
+        shutdown.cancel();
+        ending
+    };
+    let ((), ending) = tokio::join!(run, script);
+    assert_eq!(ending, Ending::Withdrawn);
+}
