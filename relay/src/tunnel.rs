@@ -6,7 +6,8 @@ use std::fmt;
 
 use firstmile_shared::{tls::Spki, tunnel::scheduler::Totals};
 
-pub use self::outbox::{FeedStart, Outbox};
+pub use self::outbox::Outbox;
+pub use crate::registry::FeedStart;
 
 /// Where the feeds of a studio's lines come from: the registry.
 pub trait Feeds: fmt::Debug + Send + Sync + 'static {

@@ -5,7 +5,6 @@
 
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,22 +19,7 @@ use firstmile_shared::{
 };
 use tokio::sync::Notify;
 
-/// A publisher's units are going to come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FeedStart {
-    /// The connector's line number.
-    pub line: u32,
-    /// The publisher's number, as in its units.
-    pub publisher: u32,
-    /// The studio delay of the line, milliseconds.
-    pub delay_ms: u32,
-    /// The encoder's own name, as it sent it.
-    pub encoder: String,
-    /// The encoder's address.
-    pub peer: SocketAddr,
-    /// "rtmp".
-    pub protocol: &'static str,
-}
+use crate::registry::{FeedStart, Subscriber};
 
 /// The queue of one connected session. Every method returns at once.
 #[derive(Debug)]
@@ -141,6 +125,32 @@ impl Outbox {
 
     pub(super) fn queues(&self) -> MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subscriber for Outbox {
+    fn feed_started(&self, feed: FeedStart) {
+        self.feed_started(feed);
+    }
+
+    fn set_delay(&self, line: u32, delay_ms: u32) {
+        self.set_delay(line, delay_ms);
+    }
+
+    fn deliver(&self, unit: Unit) {
+        self.deliver(unit);
+    }
+
+    fn feed_ended(&self, line: u32, publisher: u32, reason: &str) {
+        self.feed_ended(line, publisher, reason);
+    }
+
+    fn report(&self, feeds: Vec<FeedReport>) {
+        self.report(feeds);
+    }
+
+    fn draining(&self) {
+        self.draining();
     }
 }
 
