@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod exit;
+pub mod http;
 pub mod media;
 pub mod net;
 pub mod ops;

@@ -1,0 +1,461 @@
+//! The relay's configuration: every key, its default and the reason for it.
+//!
+//! Sources, later wins: these defaults, `firstmile-relay.toml`, the environment (`FIRSTMILE_RELAY__RTMP__LISTEN=…`).
+//! Keys whose feature comes later are accepted already, so that one file serves several versions; unknown keys stop
+//! the start and are named.
+
+use std::{fmt, path::Path, str::FromStr, time::Duration};
+
+use firstmile_shared::{
+    config::{self, Listen, LogConfig, join_host_port, split_host_port},
+    exit::Failure,
+};
+use serde::{Deserialize, Serialize};
+
+/// The program's name: of its state folder, its configuration file and in its messages.
+pub const PROGRAM: &str = "firstmile-relay";
+
+/// What environment variables begin with; see [`config::load`] for why it ends in two underscores.
+pub const ENV_PREFIX: &str = "FIRSTMILE_RELAY__";
+
+/// Everything `firstmile-relay` can be told.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where encoders connect.
+    pub rtmp: RtmpConfig,
+    /// Where encoders connect with TLS.
+    pub rtmps: RtmpsConfig,
+    /// Where connectors connect.
+    pub tunnel: TunnelConfig,
+    /// The public pages.
+    pub https: HttpsConfig,
+    /// The local pages, the API and the metrics.
+    pub http: HttpConfig,
+    /// How much is served at once.
+    pub limits: LimitsConfig,
+    /// The log.
+    pub log: LogConfig,
+}
+
+impl Config {
+    /// Reads the configuration: `file` is `--config`. The error names the key, its value and where it came from.
+    pub fn load(file: Option<&Path>) -> Result<Self, Failure> {
+        config::load(file, &config::default_file(PROGRAM), ENV_PREFIX)
+    }
+
+    /// What is asked for and not in this version: sentences for the log.
+    pub fn not_served(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        if self.https.listen != Listen::Off {
+            sentences.push(format!(
+                "https.listen = \"{}\" is not served by this version; set it to \"off\"",
+                self.https.listen
+            ));
+        }
+        let rtmps = RtmpsConfig::default().listen;
+        if self.rtmps.listen != Listen::Off && self.rtmps.listen != rtmps {
+            sentences.push(format!(
+                "rtmps.listen = \"{}\" is not served by this version; encoders use rtmp.listen",
+                self.rtmps.listen
+            ));
+        }
+        sentences
+    }
+}
+
+/// `rtmp.*`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RtmpConfig {
+    /// Where encoders connect. Default `[::]:1935`: RTMP's registered port, the only one some encoders know.
+    pub listen: Listen,
+}
+
+impl Default for RtmpConfig {
+    fn default() -> Self {
+        Self {
+            listen: Listen::at("::", 1935),
+        }
+    }
+}
+
+/// `rtmps.*`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RtmpsConfig {
+    /// Where encoders connect with TLS. Default `[::]:1936`. Accepted; not served by this version.
+    pub listen: Listen,
+}
+
+impl Default for RtmpsConfig {
+    fn default() -> Self {
+        Self {
+            listen: Listen::at("::", 1936),
+        }
+    }
+}
+
+/// `tunnel.*`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TunnelConfig {
+    /// Where connectors connect, UDP. Default `[::]:4433`.
+    pub listen: Listen,
+    /// Where connectors and encoders find this relay from outside, `HOST[:PORT]`, best first. The port is the
+    /// tunnel's; the host is in encoders' URLs too. Default: the machine's own public address, if it has one.
+    #[serde(deserialize_with = "config::list")]
+    pub public_address: Vec<PublicAddress>,
+}
+
+impl Default for TunnelConfig {
+    fn default() -> Self {
+        Self {
+            listen: Listen::at("::", 4433),
+            public_address: Vec::new(),
+        }
+    }
+}
+
+/// `https.*`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpsConfig {
+    /// The one public TLS listener. Default `off`. Accepted; not served by this version.
+    pub listen: Listen,
+}
+
+impl Default for HttpsConfig {
+    fn default() -> Self {
+        Self {
+            listen: Listen::Off,
+        }
+    }
+}
+
+/// `http.*`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Where the API, the metrics and the health checks are. Default `127.0.0.1:8080`: this machine only, there is
+    /// no login.
+    pub listen: Listen,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: Listen::at("127.0.0.1", 8080),
+        }
+    }
+}
+
+/// `limits.*`: what is served at once. At a limit newcomers wait or are refused; nobody who is live is cut off.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Encoders that publish or are held. Default 256: at 6 Mbit/s each that is 1.5 Gbit/s in, more than the network
+    /// of a small server.
+    #[serde(deserialize_with = "config::text")]
+    pub publishers: Count,
+    /// Of them, of one studio. Default 64: four times the largest outside broadcast we know of.
+    #[serde(deserialize_with = "config::text")]
+    pub publishers_per_studio: Count,
+    /// Encoders' TCP connections, also those that have not shown a key yet. Default 1024: each costs at most 64 KiB
+    /// before its key is known.
+    #[serde(deserialize_with = "config::text")]
+    pub rtmp_connections: Count,
+    /// Of them, from one address. Default 64: a crew behind one NAT, with all its ghosts.
+    #[serde(deserialize_with = "config::text")]
+    pub rtmp_connections_per_address: Count,
+    /// How long an encoder may take to show a key. Default 10 s: three round trips of the worst mobile network.
+    #[serde(deserialize_with = "config::text")]
+    pub handshake_timeout: Span,
+    /// Silence after which an encoder is given up. Default 10 s: longer than a cellular handover, shorter than a
+    /// producer's patience.
+    #[serde(deserialize_with = "config::text")]
+    pub idle_timeout: Span,
+    /// Connected connectors. Default 256.
+    #[serde(deserialize_with = "config::text")]
+    pub connectors: Count,
+    /// Of them, of one studio. Default 16: main, spare and a few remote sites.
+    #[serde(deserialize_with = "config::text")]
+    pub connectors_per_studio: Count,
+    /// Connections to `http.listen`. Default 64: a few open pages and a scraper.
+    #[serde(deserialize_with = "config::text")]
+    pub http_connections: Count,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            publishers: Count(256),
+            publishers_per_studio: Count(64),
+            rtmp_connections: Count(1024),
+            rtmp_connections_per_address: Count(64),
+            handshake_timeout: Span(Duration::from_secs(10)),
+            idle_timeout: Span(Duration::from_secs(10)),
+            connectors: Count(256),
+            connectors_per_studio: Count(16),
+            http_connections: Count(64),
+        }
+    }
+}
+
+/// A number of things: 1 to 65 536. Parsed, not validated: a `Count` in hand is in range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Count(u32);
+
+impl Count {
+    /// As a size.
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl FromStr for Count {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim().parse() {
+            Ok(count @ 1..=65_536) => Ok(Self(count)),
+            _ => Err("a limit is a number from 1 to 65536"),
+        }
+    }
+}
+
+/// A length of time: `500ms`, `10s`, `5m`, `24h`, `30d`; a number alone is seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit_ms = match unit.trim() {
+            "ms" => 1,
+            "" | "s" => 1_000,
+            "m" | "min" => 60_000,
+            "h" => 3_600_000,
+            "d" => 24 * 3_600_000,
+            _ => return Err(SPAN_FORM),
+        };
+        let number: u64 = number.parse().map_err(|_| SPAN_FORM)?;
+        match number.checked_mul(unit_ms) {
+            Some(ms @ 1..=SPAN_MS_MAX) => Ok(Self(Duration::from_millis(ms))),
+            _ => Err("a time is more than nothing and at most ten years"),
+        }
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0.as_millis();
+        for (unit_ms, unit) in [
+            (24 * 3_600_000, "d"),
+            (3_600_000, "h"),
+            (60_000, "m"),
+            (1_000, "s"),
+        ] {
+            if ms % unit_ms == 0 {
+                return write!(f, "{}{unit}", ms / unit_ms);
+            }
+        }
+        write!(f, "{ms}ms")
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Where the relay is found from outside: `HOST`, `HOST:PORT`, `[V6]:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub struct PublicAddress {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The tunnel's port as seen from outside; `None`: the one that is listened on.
+    pub port: Option<u16>,
+}
+
+impl FromStr for PublicAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match split_host_port(text)? {
+            (_, Some(0)) => Err("port 0 is no address".to_owned()),
+            (host, port) => Ok(Self { host, port }),
+        }
+    }
+}
+
+impl fmt::Display for PublicAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => f.write_str(&join_host_port(&self.host, port)),
+            None => f.write_str(&self.host),
+        }
+    }
+}
+
+impl From<PublicAddress> for String {
+    fn from(address: PublicAddress) -> Self {
+        address.to_string()
+    }
+}
+
+const SPAN_FORM: &str = "a time is a number with ms, s, m, h or d, like 10s or 24h";
+
+const SPAN_MS_MAX: u64 = 3_660 * 24 * 3_600_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(toml: &str) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("relay.toml");
+        std::fs::write(&file, toml).unwrap();
+        Config::load(Some(&file)).map_err(|failure| failure.message)
+    }
+
+    #[test]
+    fn an_empty_file_is_the_contracts_defaults() {
+        let config = parse("").unwrap();
+        assert_eq!(config, Config::default());
+        let listeners = [
+            (&config.rtmp.listen, "[::]:1935"),
+            (&config.rtmps.listen, "[::]:1936"),
+            (&config.tunnel.listen, "[::]:4433"),
+            (&config.https.listen, "off"),
+            (&config.http.listen, "127.0.0.1:8080"),
+        ];
+        for (listen, expected) in listeners {
+            assert_eq!(listen.to_string(), expected);
+        }
+        assert_eq!(config.not_served(), [""; 0]);
+    }
+
+    #[test]
+    fn every_key_is_accepted() {
+        let config = parse(
+            r#"
+            [rtmp]
+            listen = "0.0.0.0:11935"
+            [rtmps]
+            listen = "off"
+            [tunnel]
+            listen = "127.0.0.1:0"
+            public_address = ["relay.example", "[2001:db8::1]:5000"]
+            [https]
+            listen = "[::]:443"
+            [http]
+            listen = "off"
+            [limits]
+            publishers = 8
+            publishers_per_studio = "4"
+            rtmp_connections = 100
+            rtmp_connections_per_address = 10
+            handshake_timeout = "5s"
+            idle_timeout = "1m"
+            connectors = 3
+            connectors_per_studio = 2
+            http_connections = 5
+            [log]
+            format = "json"
+            level = "debug"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.limits.publishers_per_studio.get(), 4);
+        assert_eq!(config.limits.idle_timeout.to_string(), "1m");
+        let addresses: Vec<_> = config
+            .tunnel
+            .public_address
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(addresses, ["relay.example", "[2001:db8::1]:5000"]);
+        let not_served = config.not_served();
+        assert!(
+            not_served.len() == 1 && not_served[0].contains("https.listen = \"[::]:443\""),
+            "{not_served:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_key_and_value() {
+        // (file, what the error says)
+        for (toml, parts) in [
+            ("[rtmp]\nlissten = 1", &["rtmp.lissten", "listen"][..]),
+            ("[rtmpx]\n", &["rtmpx"]),
+            (
+                "[rtmp]\nlisten = \"1935\"",
+                &["rtmp.listen", "\"1935\"", "the port is missing"],
+            ),
+            (
+                "[limits]\npublishers = 0",
+                &["limits.publishers", "\"0\"", "from 1 to 65536"],
+            ),
+            (
+                "[limits]\nidle_timeout = \"soon\"",
+                &["limits.idle_timeout", "\"soon\"", "like 10s"],
+            ),
+            (
+                "[tunnel]\npublic_address = \"rtmp://x\"",
+                &["tunnel.public_address", "rtmp://x"],
+            ),
+            (
+                "[log]\nformat = \"xml\"",
+                &["log.format", "xml", "auto, text or json"],
+            ),
+        ] {
+            let error = parse(toml).unwrap_err();
+            for part in parts {
+                assert!(error.contains(part), "{toml:?}: no {part:?} in {error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_public_address_needs_no_brackets() {
+        for (toml, expected) in [
+            ("public_address = \"relay.example\"", "relay.example"),
+            ("public_address = \"[::1]\"", "::1"),
+            ("public_address = \"[::1]:443\"", "[::1]:443"),
+        ] {
+            let config = parse(&format!("[tunnel]\n{toml}")).unwrap();
+            assert_eq!(config.tunnel.public_address[0].to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        for (text, ms) in [
+            ("250ms", 250),
+            ("10s", 10_000),
+            ("10", 10_000),
+            (" 5m ", 300_000),
+            ("24h", 86_400_000),
+            ("30d", 2_592_000_000),
+        ] {
+            assert_eq!(
+                text.parse(),
+                Ok(Span(Duration::from_millis(ms))),
+                "{text:?}"
+            );
+        }
+        for text in ["", "0", "h", "-1s", "1w", "1.5h", "99999999999999999d"] {
+            assert!(text.parse::<Span>().is_err(), "{text:?}");
+        }
+        assert_eq!(Span(Duration::from_secs(86_400)).to_string(), "1d");
+    }
+}
