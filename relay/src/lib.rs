@@ -5,5 +5,6 @@ pub mod config;
 pub mod date;
 pub mod metrics;
 pub mod registry;
+pub mod rtmp;
 pub mod store;
 pub mod tunnel;

@@ -55,7 +55,7 @@ impl AacConfig {
         let mut reader = BitReader::new(record);
         let mut object_type = object_type(&mut reader).ok_or(truncated)?;
         let core_rate = sample_rate(&mut reader).ok_or(truncated)??;
-        let configuration = reader.bits(4).ok_or(truncated)?;
+        let configuration = reader.byte(4).ok_or(truncated)?;
 
         let mut sbr_rate = None;
         let parametric_stereo = object_type == OBJECT_PS;
@@ -70,13 +70,11 @@ impl AacConfig {
         let short_frames = reader.bit().ok_or(truncated)?;
         let core_channels = match configuration {
             0 => program_channels(&mut reader).ok_or(truncated)?,
-            1..=6 => configuration as u8,
+            1..=6 => configuration,
             7 | 12 | 14 => 8,
             11 => 7,
             _ => {
-                return Err(AacError::Channels {
-                    configuration: configuration as u8,
-                });
+                return Err(AacError::Channels { configuration });
             }
         };
         if core_channels == 0 {
@@ -112,9 +110,9 @@ impl AacConfig {
 }
 
 fn object_type(reader: &mut BitReader<'_>) -> Option<u8> {
-    match reader.bits(5)? {
-        31 => Some(32 + reader.bits(6)? as u8),
-        object_type => Some(object_type as u8),
+    match reader.byte(5)? {
+        31 => Some(32 + reader.byte(6)?),
+        object_type => Some(object_type),
     }
 }
 
@@ -139,14 +137,14 @@ fn program_channels(reader: &mut BitReader<'_>) -> Option<u8> {
     }
     reader.skip(1 + 4 + 2 + 4)?;
     let [front, side, back] = [reader.bits(4)?, reader.bits(4)?, reader.bits(4)?];
-    let lfe = reader.bits(2)?;
+    let lfe = reader.byte(2)?;
     reader.skip(3 + 4)?;
     for mixdown_bits in [4, 4, 3] {
         if reader.bit()? {
             reader.skip(mixdown_bits)?;
         }
     }
-    let mut channels = lfe as u8;
+    let mut channels = lfe;
     for _ in 0..front + side + back {
         channels += 1 + u8::from(reader.bit()?);
         reader.skip(4)?;

@@ -176,6 +176,10 @@ impl<'a> Iterator for NalUnits<'a> {
 
 /// What can be said about an access unit without decoding it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent findings about one unit, not a state"
+)]
 pub struct UnitInfo {
     /// An IDR picture: nothing after it refers to anything before it.
     pub idr: bool,

@@ -33,6 +33,11 @@ impl<'a> BitReader<'a> {
         Some(value)
     }
 
+    /// The next `count` bits; `count` is at most 8.
+    pub(crate) fn byte(&mut self, count: u32) -> Option<u8> {
+        u8::try_from(self.bits(count)?).ok()
+    }
+
     pub(crate) fn skip(&mut self, count: usize) -> Option<()> {
         self.position = self.position.checked_add(count)?;
         (self.position <= self.bytes.len() * 8).then_some(())

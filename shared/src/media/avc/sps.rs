@@ -47,9 +47,9 @@ impl Sps {
 
 fn parse(body: &[u8]) -> Option<Sps> {
     let mut reader = BitReader::new(body);
-    let profile = reader.bits(8)? as u8;
+    let profile = reader.byte(8)?;
     let constraints = reader.bits(8)?;
-    let level = reader.bits(8)? as u8;
+    let level = reader.byte(8)?;
     reader.unsigned()?;
     let format = if HIGH_PROFILES.contains(&profile) {
         Format::parse(&mut reader)?
@@ -127,9 +127,9 @@ impl Format {
     };
 
     fn parse(reader: &mut BitReader<'_>) -> Option<Self> {
-        let chroma = reader.unsigned().filter(|chroma| *chroma <= 3)? as u8;
+        let chroma = small(reader.unsigned()?, 3)?;
         let separate_planes = chroma == 3 && reader.bit()?;
-        let bit_depth = 8 + reader.unsigned().filter(|more| *more <= 6)? as u8;
+        let bit_depth = 8 + small(reader.unsigned()?, 6)?;
         reader.unsigned()?;
         reader.bit()?;
         if reader.bit()? {
@@ -210,7 +210,7 @@ impl Vui {
     fn fill(&mut self, reader: &mut BitReader<'_>) -> Option<()> {
         if reader.bit()? {
             self.sample_aspect = match reader.bits(8)? as usize {
-                255 => Some((reader.bits(16)? as u16, reader.bits(16)? as u16)),
+                255 => Some((word(reader)?, word(reader)?)),
                 index => SAMPLE_ASPECTS.get(index).copied(),
             }
             .filter(|(x, y)| *x != 0 && *y != 0);
@@ -255,13 +255,19 @@ impl Vui {
             for _ in 0..4 {
                 reader.unsigned()?;
             }
-            self.reorder_frames = reader
-                .unsigned()
-                .filter(|frames| *frames <= 16)
-                .map(|frames| frames as u8);
+            self.reorder_frames = small(reader.unsigned()?, 16);
         }
         Some(())
     }
+}
+
+fn word(reader: &mut BitReader<'_>) -> Option<u16> {
+    u16::try_from(reader.bits(16)?).ok()
+}
+
+/// The number, if it is at most `max`.
+fn small(number: u32, max: u8) -> Option<u8> {
+    u8::try_from(number).ok().filter(|number| *number <= max)
 }
 
 fn skip_hrd(reader: &mut BitReader<'_>) -> Option<()> {
