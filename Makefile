@@ -46,7 +46,7 @@ test-slow: build
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(OFFLINE) --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(OFFLINE) --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(OFFLINE) --workspace --no-deps
 	CARGO='$(CARGO)' tests/scripts/check-dependencies.sh
 
 bench: bench-tunnel
