@@ -215,9 +215,9 @@ impl Lines {
             .collect()
     }
 
-    /// What the playouts share; `None` when nothing is played.
-    pub fn outputs(&self) -> Option<&Outputs> {
-        self.inner.stage.as_ref().map(Stage::outputs)
+    /// Why lines that should be NDI sources are none: what was tried, and where to get the runtime.
+    pub fn ndi_error(&self) -> Option<String> {
+        self.inner.stage.as_ref()?.ndi_error()
     }
 
     /// What is wrong with the last edit by hand; `None` when it was taken.

@@ -58,8 +58,11 @@ impl Stage {
         }
     }
 
-    pub(super) fn outputs(&self) -> &Outputs {
-        &self.outputs
+    pub(super) fn ndi_error(&self) -> Option<String> {
+        match self.kind {
+            OutputKind::Ndi => self.outputs.ndi_error().map(str::to_owned),
+            OutputKind::Null => None,
+        }
     }
 
     /// Brings the playouts to `set`. What did not change is not touched.

@@ -1,0 +1,386 @@
+//! The command line. Scripts rely on it: names, output and exit codes are a contract.
+//!
+//! Commands ask the running program over its control socket, or take the state folder's lock and work alone when
+//! none runs. What a script needs goes to standard output, everything else to standard error.
+
+mod input;
+mod show;
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process,
+    time::Duration,
+};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use firstmile_shared::{
+    admin::{self, AdminError},
+    exit::{self, ExitCode, Failure},
+    ops::StateDir,
+    secret::{Secret, StreamKey},
+    telemetry,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{
+    config::{Config, PROGRAM},
+    control::{Answer, Control, Health, JoinedStudio, LineInfo, Request},
+    lines::{Lines, file::LinesFile},
+    program::{self, Connector},
+};
+
+/// Takes camera feeds from a relay and puts them on the studio's network as NDI® sources.
+///
+/// NDI® is a registered trademark of Vizrt NDI AB: <https://ndi.video>
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM, version, about, max_term_width = 100)]
+struct Cli {
+    /// Configuration file [default: /etc/firstmile/firstmile-connector.toml, if it is there]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Where keys, lines and relays are kept [default: the system's place for this program]
+    #[arg(long, value_name = "DIR", global = true)]
+    state_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the connector (also without any command)
+    Run,
+    /// Join a relay with the token that `firstmile-relay invite` printed
+    ///
+    /// The token comes from --token-file, from the variable `FIRSTMILE_JOIN_TOKEN`, or is asked for on a terminal. It is never an
+    /// argument, because every user of the machine can see those.
+    Join {
+        /// Read the token from this file, or from standard input
+        #[arg(long, value_name = "FILE|-")]
+        token_file: Option<PathBuf>,
+    },
+    /// Forget a relay
+    Leave {
+        /// Its address as `status` shows it
+        relay: String,
+    },
+    /// Add, list and change lines (camera positions)
+    #[command(subcommand)]
+    Line(LineCommand),
+    /// Show how relays and lines are doing
+    Status {
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check the configuration and the lines without starting
+    CheckConfig,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum LineCommand {
+    /// Add a line and print its address and key
+    Add {
+        /// Its name, also that of its NDI source: "Camera 1"
+        name: String,
+        /// Read the studio's own key from this file, or from standard input [default: a new key]
+        #[arg(long, value_name = "FILE|-")]
+        key_file: Option<PathBuf>,
+        /// The key itself. For tests: every user of this machine can see it
+        #[arg(long, value_name = "KEY", conflicts_with = "key_file")]
+        key: Option<String>,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// List all lines
+    List {
+        /// As JSON, with keys, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the address for a line's encoder, key included
+    Url {
+        /// The line
+        name: String,
+    },
+    /// Change settings of a line
+    ///
+    /// Settings: delay, lag, format, decoder, hold, slate, `audio_trim_ms`, takeover, track, record.
+    Set {
+        /// The line
+        name: String,
+        /// As KEY=VALUE
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+    },
+    /// Take a line away, with its key and its source
+    Remove {
+        /// The line
+        name: String,
+    },
+}
+
+/// The whole program: parses the command line, does it, and says how it ended.
+pub fn main() -> process::ExitCode {
+    let cli = Cli::parse();
+    exit::report(PROGRAM, execute(cli))
+}
+
+fn execute(cli: Cli) -> anyhow::Result<()> {
+    if let Some(Command::Completions { shell }) = cli.command {
+        clap_complete::generate(shell, &mut Cli::command(), PROGRAM, &mut io::stdout());
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("starting the runtime", &error))?;
+    let result = runtime.block_on(command(cli));
+    // A foreign library that does not return must not keep the program.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+async fn command(cli: Cli) -> anyhow::Result<()> {
+    let config = Config::load(cli.config.as_deref())?;
+    let place = Place {
+        state_dir: StateDir::locate(cli.state_dir.as_deref(), PROGRAM)?,
+        config,
+    };
+    match cli.command.unwrap_or(Command::Run) {
+        Command::Run => return run(place).await,
+        Command::Join { token_file } => join(&place, token_file.as_deref()).await?,
+        Command::Leave { relay } => {
+            let request = Request::Leave {
+                relay: relay.clone(),
+            };
+            place.ask::<Value>(request).await?;
+            note(&format!("{relay} is forgotten"));
+        }
+        Command::Line(command) => line(&place, command).await?,
+        Command::Status { json } => status(&place, json).await?,
+        Command::CheckConfig => check_config(&place)?,
+        Command::Completions { .. } => {}
+    }
+    Ok(())
+}
+
+async fn run(place: Place) -> anyhow::Result<()> {
+    telemetry::init(&place.config.log);
+    let state = StateDir::lock(place.state_dir, PROGRAM)?;
+    let connector = Connector::start(&place.config, state).await?;
+    connector.run(program::stop_signal()).await
+}
+
+async fn join(place: &Place, token_file: Option<&Path>) -> Result<(), Failure> {
+    let token = input::join_token(token_file)?;
+    let joined: JoinedStudio = place.ask(Request::Join { token }).await?;
+    note(&format!(
+        "joined studio {:?} on relay {}",
+        joined.studio, joined.relay
+    ));
+    Ok(())
+}
+
+async fn line(place: &Place, command: LineCommand) -> Result<(), Failure> {
+    match command {
+        LineCommand::Add {
+            name,
+            key_file,
+            key,
+            json,
+        } => {
+            let key = own_key(key_file.as_deref(), key)?;
+            let info: LineInfo = place.ask(Request::AddLine { name, key }).await?;
+            if json {
+                return print_json(&info);
+            }
+            print(&show::added(&info))
+        }
+        LineCommand::List { json } => {
+            let infos: Vec<LineInfo> = place.ask(Request::Lines {}).await?;
+            if json {
+                return print_json(&infos);
+            }
+            print(&show::lines(&infos))
+        }
+        LineCommand::Url { name } => {
+            let url = place.find(&name).await?.urls.into_iter().next();
+            let url = url.ok_or_else(|| {
+                Failure::unavailable(format!(
+                    "the address of {name:?} is known once a relay was joined: {PROGRAM} join"
+                ))
+            })?;
+            print(&format!("{url}\n"))
+        }
+        LineCommand::Set { name, settings } => {
+            let settings = input::settings(&settings)?;
+            let request = Request::SetLine { name, settings };
+            let info: LineInfo = place.ask(request).await?;
+            note(&format!("line {:?} is set", info.name));
+            Ok(())
+        }
+        LineCommand::Remove { name } => {
+            let info: LineInfo = place.ask(Request::RemoveLine { name }).await?;
+            note(&format!("line {:?} is removed", info.name));
+            Ok(())
+        }
+    }
+}
+
+/// The studio's own key, with a word about a weak or a visible one.
+fn own_key(file: Option<&Path>, argument: Option<String>) -> Result<Option<Secret>, Failure> {
+    if argument.is_some() {
+        note(
+            "warning: other users of this machine can see a key on the command line; use --key-file",
+        );
+    }
+    let text = match (file, argument) {
+        (Some(file), _) => input::read(file, "the key")?,
+        (None, Some(argument)) => argument,
+        (None, None) => return Ok(None),
+    };
+    let key = StreamKey::parse(&text)
+        .map_err(|error| Failure::new(ExitCode::Usage, error.to_string()))?;
+    if key.is_weak() {
+        note("warning: this key is easy to guess; without --key-file a strong one is made");
+    }
+    Ok(Some(Secret::new(key.expose())))
+}
+
+async fn status(place: &Place, json: bool) -> Result<(), Failure> {
+    let status: Value = match place.running(&Request::Status {}).await? {
+        Some(answer) => answer.into_result()?,
+        None => {
+            return Err(Failure::unavailable(format!(
+                "{PROGRAM} does not run with the state folder {}; start it with: {PROGRAM}",
+                place.state_dir.display()
+            )));
+        }
+    };
+    if json {
+        return print_json(&status);
+    }
+    print(&show::status(&status))
+}
+
+fn check_config(place: &Place) -> Result<(), Failure> {
+    let path = place.state_dir.join("lines.toml");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(Failure::io(path.display(), &error)),
+    };
+    let lines = LinesFile::parse(&text)
+        .map_err(|error| Failure::config(format!("{}: {error}", path.display())))?;
+    print(&format!(
+        "the configuration is fine\nstate folder: {}\npage: {}\noutput: {}\ndelay: {} ms\nlines: {}\n",
+        place.state_dir.display(),
+        place.config.http.listen,
+        match place.config.output.default {
+            crate::config::OutputDefault::Ndi => "ndi",
+            crate::config::OutputDefault::Null => "null",
+        },
+        place.config.delay.0.ms(),
+        lines.entries().len(),
+    ))
+}
+
+/// Which installation is meant.
+#[derive(Debug)]
+struct Place {
+    config: Config,
+    state_dir: PathBuf,
+}
+
+impl Place {
+    /// Asks the running program, or does it alone.
+    async fn ask<T: DeserializeOwned>(&self, request: Request) -> Result<T, Failure> {
+        let value = match self.running(&request).await? {
+            Some(answer) => answer.into_result()?,
+            None => self.alone(request).await?,
+        };
+        serde_json::from_value(value).map_err(|error| {
+            let message = format!(
+                "the running program answered something else: {error}; is it of another version?"
+            );
+            Failure::new(ExitCode::Io, message)
+        })
+    }
+
+    /// The running program's answer; `None` when none runs.
+    async fn running(&self, request: &Request) -> Result<Option<Answer>, Failure> {
+        match admin::request(&self.state_dir, request).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(AdminError::NotRunning) => Ok(None),
+            Err(error @ AdminError::Io(_)) => Err(Failure::new(ExitCode::Io, error.to_string())),
+        }
+    }
+
+    async fn alone(&self, request: Request) -> Result<Value, Failure> {
+        let state = match StateDir::lock(self.state_dir.clone(), PROGRAM) {
+            Ok(state) => state,
+            // It holds the lock and does not listen yet, or no longer: ask once more.
+            Err(held) if held.code == ExitCode::Unavailable => {
+                tokio::time::sleep(STARTING).await;
+                let answer = self.running(&request).await?;
+                return answer.ok_or(held)?.into_result();
+            }
+            Err(error) => return Err(error),
+        };
+        let lines = Lines::open(state.path(), self.config.delay.0)?;
+        let tunnels = program::open_tunnels(&state, &lines)?;
+        let control = Control::new(lines, tunnels, Health::default());
+        control.result(request).await
+    }
+
+    async fn find(&self, name: &str) -> Result<LineInfo, Failure> {
+        let infos: Vec<LineInfo> = self.ask(Request::Lines {}).await?;
+        let wanted = crate::lines::file::folded(name);
+        let names: Vec<_> = infos
+            .iter()
+            .map(|info| format!("{:?}", info.name))
+            .collect();
+        let found =
+            (infos.into_iter()).find(|info| crate::lines::file::folded(&info.name) == wanted);
+        found.ok_or_else(|| {
+            let known = if names.is_empty() {
+                "there are none yet".to_owned()
+            } else {
+                format!("the lines are {}", names.join(", "))
+            };
+            Failure::new(
+                ExitCode::Usage,
+                format!("there is no line {name:?}; {known}"),
+            )
+        })
+    }
+}
+
+/// For a script: standard output, and an error when nobody reads it.
+fn print(text: &str) -> Result<(), Failure> {
+    (io::stdout().write_all(text.as_bytes()))
+        .map_err(|error| Failure::io("writing the answer", &error))
+}
+
+fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
+    let json = serde_json::to_string(value)
+        .map_err(|error| Failure::new(ExitCode::Io, error.to_string()))?;
+    print(&format!("{json}\n"))
+}
+
+/// For the person: standard error.
+fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// A program that just takes its lock listens this soon.
+const STARTING: Duration = Duration::from_secs(1);

@@ -1,0 +1,212 @@
+//! What a person reads: aligned columns, plain words, and nothing that could steer a terminal.
+
+use serde_json::Value;
+
+use crate::control::LineInfo;
+
+/// A new line: what to give to the encoder. Scripts read `url: ` and `key: `.
+pub(super) fn added(info: &LineInfo) -> String {
+    let url = info.urls.first().map_or(
+        "(known once a relay was joined: firstmile-connector join)",
+        String::as_str,
+    );
+    format!("url: {url}\nkey: {}\n", info.key.expose())
+}
+
+/// All lines.
+pub(super) fn lines(infos: &[LineInfo]) -> String {
+    if infos.is_empty() {
+        return "no lines yet: firstmile-connector line add \"Camera 1\"\n".to_owned();
+    }
+    let mut table = Table::new(&["LINE", "", "DELAY", "ADDRESS"]);
+    for info in infos {
+        let url = info
+            .urls
+            .first()
+            .map_or("(no relay joined)", String::as_str);
+        let enabled = if info.enabled { "on" } else { "off" };
+        table.row([&info.name, enabled, &format!("{} ms", info.delay_ms), url]);
+    }
+    table.finish()
+}
+
+/// The status, from its JSON.
+pub(super) fn status(status: &Value) -> String {
+    let list = |name: &str| status[name].as_array().cloned().unwrap_or_default();
+    let notices: String = list("notices").iter().map(notice).collect();
+    notices + &relays(&list("relays")) + "\n" + &line_states(&list("lines"))
+}
+
+fn notice(notice: &Value) -> String {
+    let part = |name: &str| printable(notice[name].as_str().unwrap_or_default());
+    let remedy = if notice["remedy"].is_string() {
+        format!("  {}\n", part("remedy"))
+    } else {
+        String::new()
+    };
+    format!("{}: {}\n{remedy}\n", part("severity"), part("text"))
+}
+
+fn relays(relays: &[Value]) -> String {
+    if relays.is_empty() {
+        return "no relay joined: firstmile-connector join\n".to_owned();
+    }
+    let mut table = Table::new(&["RELAY", "STATE", "BY", "ROUND TRIP", "LOST", ""]);
+    for relay in relays {
+        let is_up = relay["state"] == "connected";
+        let number = |name: &str, digits: usize, unit: &str| match relay[name].as_f64() {
+            Some(value) if is_up => format!("{value:.digits$} {unit}"),
+            _ => "-".to_owned(),
+        };
+        table.row([
+            word(&relay["address"]),
+            word(&relay["state"]),
+            if is_up {
+                word(&relay["transport"])
+            } else {
+                "-"
+            },
+            &number("rtt_ms", 0, "ms"),
+            &number("lost_percent", 1, "%"),
+            relay["reason"].as_str().unwrap_or_default(),
+        ]);
+    }
+    table.finish()
+}
+
+fn line_states(lines: &[Value]) -> String {
+    if lines.is_empty() {
+        return "no lines yet: firstmile-connector line add \"Camera 1\"\n".to_owned();
+    }
+    let mut table = Table::new(&[
+        "LINE", "STATE", "DELAY", "PICTURE", "BITRATE", "LAG", "MISSED", "",
+    ]);
+    for line in lines {
+        let video = &line["video"];
+        let picture = match (video["width"].as_u64(), video["height"].as_u64()) {
+            (Some(width), Some(height)) => match video["fps"].as_f64() {
+                Some(fps) => format!("{width}x{height} {}", trimmed(fps)),
+                None => format!("{width}x{height}"),
+            },
+            _ => "-".to_owned(),
+        };
+        let ms = |value: &Value| {
+            value
+                .as_f64()
+                .map_or("-".to_owned(), |ms| format!("{ms:.0} ms"))
+        };
+        let bitrate = line["bitrate_bps"].as_f64();
+        let missed: u64 = [
+            "late_total",
+            "dropped_total",
+            "lost_total",
+            "decode_errors_total",
+        ]
+        .iter()
+        .filter_map(|name| video[name].as_u64())
+        .sum();
+        table.row([
+            word(&line["name"]),
+            word(&line["state"]),
+            &ms(&line["delay_ms"]),
+            &picture,
+            &bitrate.map_or("-".to_owned(), |bps| format!("{:.1} Mbit/s", bps / 1e6)),
+            &ms(&line["encoder_lag_ms"]),
+            &missed.to_string(),
+            line["reason"].as_str().unwrap_or_default(),
+        ]);
+    }
+    table.finish()
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+/// "30", "29.97".
+fn trimmed(number: f64) -> String {
+    let text = format!("{number:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Names of encoders come from strangers: an escape sequence in one must not reach the terminal.
+fn printable(text: &str) -> String {
+    let is_bad = |c: char| c.is_control() && c != '\n';
+    text.replace(is_bad, "\u{fffd}")
+}
+
+/// Columns two spaces apart, as wide as their widest cell.
+#[derive(Debug)]
+struct Table<const N: usize> {
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    fn new(heads: &[&str; N]) -> Self {
+        Self {
+            rows: vec![heads.map(str::to_owned)],
+        }
+    }
+
+    fn row(&mut self, cells: [&str; N]) {
+        self.rows
+            .push(cells.map(|cell| printable(cell).replace('\n', " ")));
+    }
+
+    fn finish(self) -> String {
+        let mut widths = [0; N];
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let mut text = String::new();
+        for row in &self.rows {
+            let line: Vec<String> = (row.iter().zip(widths))
+                .map(|(cell, width)| format!("{cell:width$}"))
+                .collect();
+            text.push_str(line.join("  ").trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_reads_like_a_sentence_per_line() {
+        let shown = status(&json!({
+            "relays": [{"address": "vps.example:4433", "state": "connected", "transport": "quic", "rtt_ms": 41.6, "lost_percent": 0.25, "reason": null}],
+            "lines": [
+                {"name": "Camera 1", "state": "live", "reason": null, "delay_ms": 600, "encoder_lag_ms": 80, "bitrate_bps": 5_900_000,
+                 "video": {"width": 1920, "height": 1080, "fps": 29.97, "late_total": 1, "dropped_total": 2, "lost_total": 0, "decode_errors_total": 0}},
+                {"name": "Drone", "state": "waiting", "reason": "waiting for \u{1b}[31mDJI", "delay_ms": 1500, "encoder_lag_ms": null, "bitrate_bps": null,
+                 "video": {"width": null}},
+            ],
+            "notices": [{"severity": "warning", "text": "No NDI® runtime was found.", "remedy": "Get it from ndi.video."}],
+        }));
+        assert_eq!(
+            shown,
+            "warning: No NDI® runtime was found.\n  Get it from ndi.video.\n\n\
+             RELAY             STATE      BY    ROUND TRIP  LOST\n\
+             vps.example:4433  connected  quic  42 ms       0.2 %\n\n\
+             LINE      STATE    DELAY    PICTURE          BITRATE     LAG    MISSED\n\
+             Camera 1  live     600 ms   1920x1080 29.97  5.9 Mbit/s  80 ms  3\n\
+             Drone     waiting  1500 ms  -                -           -      0       waiting for \u{fffd}[31mDJI\n"
+        );
+    }
+
+    #[test]
+    fn an_empty_status_says_what_to_do_next() {
+        let shown = status(&json!({"relays": [], "lines": [], "notices": []}));
+        assert_eq!(
+            shown,
+            "no relay joined: firstmile-connector join\n\nno lines yet: firstmile-connector line add \"Camera 1\"\n"
+        );
+    }
+}
