@@ -1,0 +1,287 @@
+//! The assembled relay: what is bound, what runs, and in which order it starts and stops.
+//!
+//! `main` and the tests start the same thing. Vital are the store, the registry, ingest and tunnel; a fault in the API
+//! starts that again and touches nothing else.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use firstmile_shared::{
+    admin,
+    config::Listen,
+    exit::{ExitCode, Failure},
+    net,
+    ops::{RunFile, StateDir},
+    supervisor::Supervisor,
+    tls::Identity,
+};
+use tracing::{info, warn};
+
+use crate::{
+    auth::Directory,
+    config::Config,
+    control::{Bound, Control},
+    http,
+    metrics::Metrics,
+    registry::{Limits, Registry},
+    store::{StoreError, StoreThread, sqlite::Sqlite},
+};
+
+/// The relay as a thing that can be started.
+#[derive(Debug)]
+pub struct Relay;
+
+/// A started relay. Dropping it stops everything at once; [`Running::run`] stops it well.
+#[derive(Debug)]
+pub struct Running {
+    bound: Bound,
+    control: Control,
+    supervisor: Supervisor,
+    // Dropped in this order: first whoever writes, then the store, then the lock.
+    _store: StoreThread,
+    _state: StateDir,
+}
+
+impl Relay {
+    /// Binds everything, opens the store and starts all components. When it answers, encoders and connectors are
+    /// served and `run.json` says where.
+    pub async fn start(config: Config, state: StateDir) -> Result<Running, Failure> {
+        for sentence in config.not_served() {
+            warn!("{sentence}");
+        }
+        let mut sockets = Sockets::bind(&config)?;
+        let bound = sockets.bound()?;
+        let mut parts = Parts::open(config, state.path(), Some(bound)).await?;
+        state.write_run_file(&RunFile {
+            pid: std::process::id(),
+            rtmp: bound.rtmp.map(|address| address.to_string()),
+            rtmps: None,
+            tunnel: bound.tunnel.map(|address| address.to_string()),
+            http: bound.http.map(|address| address.to_string()),
+        })?;
+
+        let mut supervisor = Supervisor::default();
+        parts.start_control(&mut supervisor, state.path())?;
+        parts.start_store(&mut supervisor);
+        parts.start_registry(&mut supervisor);
+        parts.start_http(&mut supervisor, sockets.http.take());
+        parts.tell(&bound);
+        Ok(Running {
+            bound,
+            control: parts.control,
+            supervisor,
+            _store: parts.store,
+            _state: state,
+        })
+    }
+}
+
+impl Running {
+    /// What is really listened on.
+    pub fn addresses(&self) -> Bound {
+        self.bound
+    }
+
+    /// A way to ask it.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Runs until `signal` or a fault, then stops: new ones are refused, encoders and connectors hear a goodbye.
+    pub async fn run(self, signal: impl Future<Output = ()>) -> anyhow::Result<()> {
+        self.supervisor.run(signal, GRACE).await
+    }
+
+    /// Stops now.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.run(async {}).await
+    }
+}
+
+/// What is bound before anything starts: a port that is taken is found while nothing runs yet.
+#[derive(Debug)]
+struct Sockets {
+    rtmp: Option<std::net::TcpListener>,
+    tunnel: Option<std::net::UdpSocket>,
+    http: Option<std::net::TcpListener>,
+}
+
+impl Sockets {
+    fn bind(config: &Config) -> Result<Self, Failure> {
+        Ok(Self {
+            rtmp: net::bind_tcp(&config.rtmp.listen, "rtmp.listen")?,
+            tunnel: net::bind_udp(&config.tunnel.listen, "tunnel.listen")?,
+            http: net::bind_tcp(&config.http.listen, "http.listen")?,
+        })
+    }
+
+    fn bound(&self) -> Result<Bound, Failure> {
+        let fail = |error: std::io::Error| Failure::io("a listener's address", &error);
+        let tcp = |listener: &Option<std::net::TcpListener>| {
+            let address = listener.as_ref().map(std::net::TcpListener::local_addr);
+            address.transpose().map_err(fail)
+        };
+        let tunnel = self.tunnel.as_ref().map(std::net::UdpSocket::local_addr);
+        Ok(Bound {
+            rtmp: tcp(&self.rtmp)?,
+            rtmps: None,
+            tunnel: tunnel.transpose().map_err(fail)?,
+            http: tcp(&self.http)?,
+        })
+    }
+}
+
+/// Everything that the components share; also what a command line alone works with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    config: Config,
+    identity: Identity,
+    directory: Directory,
+    registry: Registry,
+    metrics: Arc<Metrics>,
+    pub(crate) control: Control,
+    store: StoreThread,
+}
+
+impl Parts {
+    /// Opens the state; its lock must be held. `bound` is `None` where nothing is going to run.
+    pub(crate) async fn open(
+        config: Config,
+        state: &Path,
+        bound: Option<Bound>,
+    ) -> Result<Self, Failure> {
+        let identity = Identity::load_or_create(&state.join(IDENTITY_FILE))?;
+        let file = state.join(DATABASE_FILE);
+        let fail = |error: &StoreError| {
+            let cause = std::error::Error::source(error)
+                .map_or(String::new(), |cause| format!(": {cause}"));
+            Failure::new(
+                ExitCode::Io,
+                format!("database {}: {error}{cause}", file.display()),
+            )
+        };
+        let store = Sqlite::open(&file).map_err(|error| fail(&error))?;
+        let store = StoreThread::start(store)
+            .map_err(|error| Failure::io("the database's thread", &error))?;
+        let directory = Directory::open(store.handle())
+            .await
+            .map_err(|error| fail(&error))?;
+        let metrics = Arc::new(Metrics::new());
+        let registry = Registry::new(
+            directory.clone(),
+            metrics.clone(),
+            Limits {
+                publishers: config.limits.publishers.get(),
+                publishers_per_studio: config.limits.publishers_per_studio.get(),
+            },
+        );
+        let control = Control::new(
+            config.clone(),
+            directory.clone(),
+            registry.clone(),
+            identity.spki(),
+            bound,
+        );
+        Ok(Self {
+            config,
+            identity,
+            directory,
+            registry,
+            metrics,
+            control,
+            store,
+        })
+    }
+
+    fn start_control(&self, supervisor: &mut Supervisor, state: &Path) -> Result<(), Failure> {
+        let listener = admin::bind(state)
+            .map_err(|error| Failure::io("the control socket in the state folder", &error))?;
+        let control = self.control.clone();
+        let shutdown = supervisor.shutdown_token();
+        supervisor.spawn("control", async move {
+            admin::serve(listener, shutdown, move |request| {
+                let control = control.clone();
+                async move { control.handle(request).await }
+            })
+            .await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn start_store(&mut self, supervisor: &mut Supervisor) {
+        let ended = self.store.ended();
+        let shutdown = supervisor.shutdown_token();
+        supervisor.spawn("store", async move {
+            match shutdown.run_until_cancelled(ended).await {
+                Some(()) => anyhow::bail!("the database's thread ended"),
+                None => Ok(()),
+            }
+        });
+    }
+
+    fn start_registry(&self, supervisor: &mut Supervisor) {
+        let registry = self.registry.clone();
+        let shutdown = supervisor.shutdown_token();
+        supervisor.spawn("registry", async move {
+            registry.run(shutdown).await;
+            Ok(())
+        });
+    }
+
+    fn start_http(&self, supervisor: &mut Supervisor, listener: Option<std::net::TcpListener>) {
+        let Some(listener) = listener else {
+            return;
+        };
+        let listen = self.config.http.listen.clone();
+        let connections_max = self.config.limits.http_connections.get();
+        let (control, metrics) = (self.control.clone(), self.metrics.clone());
+        let shutdown = supervisor.shutdown_token();
+        let start = move || {
+            let listener = listener.try_clone();
+            let (listen, control, metrics) = (listen.clone(), control.clone(), metrics.clone());
+            let shutdown = shutdown.clone();
+            async move {
+                let listener = listener.context("the listener of http.listen")?;
+                http::serve(
+                    listener,
+                    listen,
+                    connections_max,
+                    control,
+                    metrics,
+                    shutdown,
+                )
+                .await
+            }
+        };
+        // The fault is in the log; the API itself is what would show it.
+        supervisor.spawn_restarting("http", start, |_| {});
+    }
+
+    /// For whoever looks at the log to learn what to do next.
+    fn tell(&self, bound: &Bound) {
+        let shown = |address: Option<SocketAddr>| {
+            address.map_or_else(|| Listen::Off.to_string(), |address| address.to_string())
+        };
+        info!(
+            rtmp = shown(bound.rtmp),
+            tunnel = shown(bound.tunnel),
+            http = shown(bound.http),
+            identity = %self.identity.spki(),
+            "firstmile-relay {} is ready",
+            env!("CARGO_PKG_VERSION")
+        );
+        if self.directory.snapshot().studios().next().is_none() {
+            info!("no studio yet: `firstmile-relay invite STUDIO` prints a join token for it");
+        }
+    }
+}
+
+/// The relay's key and certificate.
+const IDENTITY_FILE: &str = "identity.pem";
+
+/// Studios, connectors, tokens, lines.
+const DATABASE_FILE: &str = "relay.sqlite";
+
+/// Goodbyes take a round trip; who needs longer is not there any more.
+const GRACE: Duration = Duration::from_secs(5);
