@@ -149,4 +149,4 @@ fn receive(mut receiver: Receiver, watch: &Mutex<Watch>, stop: &AtomicBool) {
 }
 
 /// How often a wait looks again.
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(50);
