@@ -30,6 +30,9 @@ pub enum FromConnector {
         token: String,
         /// The token's secret.
         secret: crate::secret::Secret,
+        /// The name of the machine, for the relay's lists.
+        #[serde(default)]
+        name: String,
     },
     /// Opens the session. Answer: `welcome` or `refused`.
     Hello {

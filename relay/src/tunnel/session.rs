@@ -1,0 +1,364 @@
+//! One connector: from its handshake to its end.
+
+use std::{
+    future::{self, Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use firstmile_shared::{
+    tls::Spki,
+    tunnel::{
+        close::Close,
+        control::{self, FromConnector, FromRelay, LineDeclaration, Received, RefusedLine},
+    },
+};
+use quinn::{Connection, ConnectionError};
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    Listener, Outbox, Place, Seat, Shared, Stranger, close,
+    greeting::{self, ControlReader, GreetingError, Guest, answer_ping, last_words},
+    sender::{SendError, Sender},
+};
+use crate::{
+    auth::{ConnectorRecord, Directory},
+    metrics::Refused,
+    registry::{SessionInfo, Subscription},
+    store::StoreError,
+};
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("{}", lost(.0))]
+    Connection(#[from] ConnectionError),
+    #[error(transparent)]
+    Control(GreetingError),
+    #[error(transparent)]
+    Send(SendError),
+    #[error("it left")]
+    Left,
+    #[error("it was revoked")]
+    Revoked,
+    #[error("the relay stops")]
+    Shutdown,
+}
+
+impl Ended {
+    const fn close(&self) -> Close {
+        match self {
+            Self::Connection(_)
+            | Self::Left
+            | Self::Shutdown
+            | Self::Send(SendError::Connection(_)) => Close::Bye,
+            Self::Control(error) => error.close(),
+            Self::Send(SendError::TooSlow) => Close::TooSlow,
+            Self::Send(SendError::ControlStopped) => Close::Protocol,
+            Self::Revoked => Close::Unknown,
+        }
+    }
+}
+
+/// What an operator reads when a connection is gone.
+fn lost(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::TimedOut => "the studio's network was lost".to_owned(),
+        ConnectionError::ApplicationClosed(_) => "it left".to_owned(),
+        ConnectionError::LocallyClosed => "closed here".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Serves a stranger from the first packet to the end of its session.
+pub(super) async fn run(shared: &Shared, stranger: Stranger, shutdown: CancellationToken) {
+    let Stranger { incoming, place } = stranger;
+    let _open = shared.metrics.connection(Listener::Tunnel);
+    let handshake = async { incoming.accept()?.await };
+    let connection = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return,
+        answer = time::timeout(HANDSHAKE_TIMEOUT, handshake) => match answer {
+            Ok(Ok(connection)) => connection,
+            // Port scanners, wrong pins, other protocols: not worth an operator's line each.
+            Ok(Err(error)) => return debug!(%error, "handshake failed"),
+            Err(_) => {
+                shared.metrics.refused(Refused::TooSlow);
+                return debug!("handshake took too long");
+            }
+        },
+    };
+    let guest = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return close(&connection, Close::Bye),
+        guest = greeting::greet(shared, &connection) => guest,
+    };
+    match guest {
+        Ok(guest) => welcome(shared, &connection, guest, place, shutdown).await,
+        Err(error) => {
+            debug!(%error, "not welcomed");
+            if matches!(error, GreetingError::TooSlow) {
+                shared.metrics.refused(Refused::TooSlow);
+            }
+            close(&connection, error.close());
+        }
+    }
+}
+
+async fn welcome(
+    shared: &Shared,
+    connection: &Connection,
+    guest: Guest,
+    place: Place,
+    shutdown: CancellationToken,
+) {
+    // It is known now: its place at the door is free for the next.
+    drop(place);
+    let record = &guest.record;
+    info!(studio = record.studio, connector = %record.spki, name = record.name, software = printable(&guest.software), "connector is here");
+    let _seat = Seat::take(shared, record.spki, connection);
+    let outbox = Arc::new(Outbox::new(shared.queue));
+    let subscription = shared
+        .registry
+        .subscribe(&record.studio, record.spki, outbox.clone());
+    subscription.describe(SessionInfo {
+        name: record.name.clone(),
+        software: printable(&guest.software),
+        peer: Some(connection.remote_address()),
+        transport: "quic",
+        rtt_ms: None,
+    });
+    let mut session = Session {
+        connection,
+        directory: &shared.directory,
+        record: guest.record.clone(),
+        control: guest.control,
+        outbox: outbox.clone(),
+        sender: Sender::new(
+            connection.clone(),
+            outbox,
+            shared.metrics.clone(),
+            guest.send,
+        ),
+        subscription,
+        declarations: Declarations::new(shared.directory.clone(), record.spki),
+    };
+    let ended = session.serve(&shutdown).await;
+    info!(connector = %guest.record.spki, reason = %ended, "connector is gone");
+    let code = ended.close();
+    if matches!(ended, Ended::Shutdown | Ended::Revoked) {
+        session.say_goodbye(code).await;
+    }
+    close(connection, code);
+}
+
+struct Session<'a> {
+    connection: &'a Connection,
+    directory: &'a Directory,
+    record: ConnectorRecord,
+    control: ControlReader,
+    outbox: Arc<Outbox>,
+    sender: Sender,
+    subscription: Subscription,
+    declarations: Declarations,
+}
+
+impl Session<'_> {
+    /// Everything at once, and nothing ever waits for one unit.
+    async fn serve(&mut self, shutdown: &CancellationToken) -> Ended {
+        let connection = self.connection;
+        let outbox = self.outbox.clone();
+        let mut revocations = self.directory.revocations();
+        let mut closed = pin!(connection.closed());
+        let mut stopping = pin!(shutdown.cancelled());
+        let mut datagram = pin!(connection.read_datagram());
+        let mut measure = time::interval(MEASURE_INTERVAL);
+        loop {
+            let check = self.sender.next_check();
+            tokio::select! {
+                biased;
+                error = &mut closed => return error.into(),
+                () = &mut stopping => return Ended::Shutdown,
+                bytes = &mut datagram => {
+                    match bytes {
+                        Ok(bytes) => answer_ping(connection, &bytes),
+                        Err(error) => return error.into(),
+                    }
+                    datagram.set(connection.read_datagram());
+                }
+                error = poll_fn(|context| self.sender.poll(context)) => return Ended::Send(error),
+                () = outbox.changed() => {}
+                message = self.control.next() => match message {
+                    Ok(Some(Received::Message(message))) => {
+                        if let Some(ended) = self.hear(message) {
+                            return ended;
+                        }
+                    }
+                    Ok(Some(Received::Unknown(kind))) => debug!(kind, "a later version's message"),
+                    Ok(None) => return Ended::Left,
+                    Err(error) => return Ended::Control(error),
+                },
+                answer = self.declarations.next() => self.declared(answer),
+                _ = revocations.changed() => {
+                    if !self.is_still_welcome() {
+                        return Ended::Revoked;
+                    }
+                }
+                _ = measure.tick() => self.measure(),
+                () = wait(check) => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, message: FromConnector) -> Option<Ended> {
+        match message {
+            FromConnector::Declare { generation, lines } => {
+                self.declarations.add(generation, lines);
+                None
+            }
+            FromConnector::Bye { reason } => {
+                debug!(reason = printable(&reason), "goodbye");
+                Some(Ended::Left)
+            }
+            // A token is redeemed by the same key again when its answer was lost: it is known by now.
+            FromConnector::Enrol { .. } => {
+                self.outbox.send(&FromRelay::Enrolled {
+                    studio: self.record.studio.clone(),
+                });
+                None
+            }
+            // Said once; and nothing is on air for this version.
+            FromConnector::Hello { .. } | FromConnector::Tally { .. } => None,
+        }
+    }
+
+    fn declared(&self, declared: Declared) {
+        let Declared { generation, answer } = declared;
+        match answer {
+            Ok(refused) => self.outbox.send(&FromRelay::Declared {
+                generation,
+                refused,
+            }),
+            // No answer: the connector declares again with its next change or connection.
+            Err(error) => warn!(connector = %self.record.spki, %error, "lines not stored"),
+        }
+    }
+
+    fn is_still_welcome(&self) -> bool {
+        self.directory
+            .connector(&self.record.spki)
+            .is_some_and(|now| now.studio == self.record.studio)
+    }
+
+    fn measure(&self) {
+        let rtt_ms = self.connection.rtt().as_secs_f64() * 1000.0;
+        self.subscription
+            .measured(rtt_ms, self.connection.remote_address());
+    }
+
+    /// What is on its way goes out, then the reason.
+    async fn say_goodbye(mut self, close: Close) {
+        let flushed = poll_fn(|context| {
+            let ended = self.sender.poll(context);
+            if ended.is_ready() || self.sender.is_idle() {
+                std::task::Poll::Ready(())
+            } else {
+                std::task::Poll::Pending
+            }
+        });
+        let _ = time::timeout(FLUSH_TIMEOUT, flushed).await;
+        if close == Close::Unknown {
+            let mut control = self.sender.into_control();
+            let refused = FromRelay::Refused {
+                code: close.code(),
+                message: close.sentence().to_owned(),
+            };
+            let bytes = control::encode(&refused);
+            if time::timeout(FLUSH_TIMEOUT, control.write_all(&bytes))
+                .await
+                .is_ok_and(|written| written.is_ok())
+            {
+                last_words(control).await;
+            }
+        }
+    }
+}
+
+/// The newest declaration waits while one is stored, and each takes a second at least.
+struct Declarations {
+    directory: Directory,
+    spki: Spki,
+    storing: Option<Pin<Box<dyn Future<Output = Declared> + Send>>>,
+    newest: Option<(u64, Vec<LineDeclaration>)>,
+    not_before: Option<Instant>,
+}
+
+struct Declared {
+    generation: u64,
+    answer: Result<Vec<RefusedLine>, StoreError>,
+}
+
+impl Declarations {
+    const fn new(directory: Directory, spki: Spki) -> Self {
+        Self {
+            directory,
+            spki,
+            storing: None,
+            newest: None,
+            not_before: None,
+        }
+    }
+
+    fn add(&mut self, generation: u64, lines: Vec<LineDeclaration>) {
+        self.newest = Some((generation, lines));
+    }
+
+    /// Stores the newest, and the answer to it. Cancel-safe.
+    async fn next(&mut self) -> Declared {
+        if self.storing.is_none() && self.newest.is_some() {
+            if let Some(at) = self.not_before {
+                time::sleep_until(at).await;
+            }
+            self.storing = self.newest.take().map(|(generation, lines)| {
+                let (directory, spki) = (self.directory.clone(), self.spki);
+                let storing = async move {
+                    let answer = directory.declare(spki, generation, lines).await;
+                    Declared { generation, answer }
+                };
+                Box::pin(storing) as _
+            });
+        }
+        let Some(storing) = &mut self.storing else {
+            return future::pending().await;
+        };
+        let declared = storing.await;
+        self.storing = None;
+        self.not_before = Some(Instant::now() + DECLARE_INTERVAL);
+        declared
+    }
+}
+
+/// What a stranger calls itself, made fit for a log and a list.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+async fn wait(until: Option<Duration>) {
+    match until {
+        Some(duration) => time::sleep(duration).await,
+        None => future::pending().await,
+    }
+}
+
+/// TLS and QUIC: a few round trips of a bad link.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A snapshot a second at most.
+const DECLARE_INTERVAL: Duration = Duration::from_secs(1);
+
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(300);
