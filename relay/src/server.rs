@@ -12,6 +12,7 @@ use firstmile_shared::{
     exit::{ExitCode, Failure},
     net,
     ops::{RunFile, StateDir},
+    os,
     supervisor::Supervisor,
     tls::Identity,
 };
@@ -160,6 +161,12 @@ impl Parts {
                 format!("database {}: {error}{cause}", file.display()),
             )
         };
+        if !file.exists() {
+            // SQLite would make it as the umask says; its journals take the file's mode.
+            os::create_private_file(&file).map_err(|error| {
+                Failure::io(format_args!("database {}", file.display()), &error)
+            })?;
+        }
         let store = Sqlite::open(&file).map_err(|error| fail(&error))?;
         let store = StoreThread::start(store)
             .map_err(|error| Failure::io("the database's thread", &error))?;
