@@ -11,6 +11,7 @@ const byId = (id) => document.getElementById(id);
 const cards = new Map(); // line id → card
 let lastAnswer = null;   // Date of the last good status
 let joinAsked = false;   // the token box was opened by hand
+let justAdded = null;    // the id of the line that this page added: its address is shown at once
 
 // ---- talking to the connector
 
@@ -49,16 +50,16 @@ function show(status) {
   byId("version").textContent = `firstmile-connector ${status.version}`;
   byId("summary").textContent = summary(relays, lines);
   document.title = title(lines);
-  showNotices(status.notices ?? []);
+  showNotices([...relays.filter((relay) => relay.state !== "connected").map(relayNotice), ...(status.notices ?? [])]);
   showRelays(relays);
 
   const joined = relays.length > 0;
   byId("join").hidden = joined && !joinAsked;
   byId("join-cancel").hidden = !joined;
-  byId("join-title").textContent = joined ? "Join another relay" : "Connect to a relay";
+  byId("join-title").textContent = joined ? "Join another relay" : lines.length ? "Connect to a relay" : "1. Connect to a relay";
 
   byId("add").hidden = false;
-  byId("add-title").textContent = lines.length ? "Add a line" : "Name the first line";
+  byId("add-title").textContent = lines.length ? "Add a line" : joined ? "Name the first line" : "2. Name the first line";
   byId("add-hint").hidden = lines.length > 0;
   showLines(lines);
 }
@@ -77,6 +78,15 @@ function title(lines) {
   const gone = lines.filter((line) => line.state === "slate").length;
   const live = lines.filter((line) => line.state === "live").length;
   return (gone ? `⚠ ${gone} gone · ` : live ? `● ${live} live · ` : "") + "Firstmile";
+}
+
+function relayNotice(relay) {
+  const refused = relay.state === "refused";
+  return {
+    severity: refused ? "error" : "warning",
+    text: `The relay ${relay.address} ${refused ? "refuses this connector" : "is not connected; trying again"}.`,
+    remedy: relay.reason && sentence(relay.reason),
+  };
 }
 
 function showNotices(notices) {
@@ -129,7 +139,7 @@ function showRelays(relays) {
 
 // ---- lines
 
-const WORDS = { live: "LIVE", slate: "NO PICTURE", waiting: "WAITING", off: "OFF" };
+const WORDS = { live: "LIVE", slate: "FEED LOST", waiting: "WAITING", off: "OFF" };
 
 function showLines(lines) {
   const ids = new Set(lines.map((line) => line.id));
@@ -138,7 +148,11 @@ function showLines(lines) {
   }
   lines.forEach((line, n) => {
     let card = cards.get(line.id);
-    if (!card) { card = newCard(line.id); cards.set(line.id, card); }
+    if (!card) {
+      card = newCard(line.id);
+      cards.set(line.id, card);
+      if (line.id === justAdded) { justAdded = null; card.find(".reveal").click(); }
+    }
     const at = byId("lines").children[n];
     if (at !== card.root) byId("lines").insertBefore(card.root, at ?? null);
     showLine(card, line);
@@ -155,6 +169,7 @@ function showLine(card, line) {
   const on = tally.includes("program") ? "program" : tally.includes("preview") ? "preview" : null;
   const mark = card.find(".tally");
   mark.hidden = !on;
+  card.root.dataset.tally = on ?? "";
   if (on) { mark.dataset.tally = on; setText(mark, on === "program" ? "PGM" : "PVW"); }
   showFacts(card.find(".facts"), facts(line));
   setText(card.find(".output"), (line.outputs ?? []).map(outputText).join(" · "));
@@ -165,7 +180,7 @@ function facts(line) {
   const list = [["Delay", line.delay_ms == null ? "–" : `${line.delay_ms} ms`]];
   const video = line.video, audio = line.audio;
   if (line.state === "live" && video?.width) {
-    list.push(["Picture", `${video.width}×${video.height}${video.fps ? ` · ${number(video.fps, 2)} fps` : ""}`]);
+    list.push(["Picture", `${video.width}×${video.height}${video.fps ? `p${number(video.fps, 2)}` : ""}`]);
   }
   if (line.state === "live") {
     if (line.bitrate_bps != null) list.push(["Bitrate", `${number(line.bitrate_bps / 1e6, 1)} Mbit/s`]);
@@ -178,6 +193,7 @@ function facts(line) {
   }
   const missed = (video?.late_total ?? 0) + (video?.dropped_total ?? 0) + (video?.lost_total ?? 0);
   if (missed) list.push(["Pictures missed", `${missed} of ${video.units_total}`]);
+  if (line.state === "live" && line.encoder) list.push(["Encoder", line.encoder, false, true]);
   if (video?.decode_errors_total) list.push(["Damaged pictures", `${video.decode_errors_total}`]);
   return list;
 }
@@ -186,9 +202,10 @@ function showFacts(box, list) {
   const key = JSON.stringify(list);
   if (box.dataset.key === key) return;
   box.dataset.key = key;
-  box.replaceChildren(...list.map(([label, value, bad]) => {
-    const pair = element("div", bad ? "bad" : "");
+  box.replaceChildren(...list.map(([label, value, bad, wide]) => {
+    const pair = element("div", bad ? "bad" : wide ? "wide" : "");
     pair.append(element("dt", "", label), element("dd", "", value));
+    pair.title = value;
     return pair;
   }));
 }
@@ -206,15 +223,26 @@ function newCard(id) {
   const card = { root, line: null, find: (selector) => root.querySelector(selector) };
   const path = `/api/v1/lines/${id}`;
   card.find(".reveal").addEventListener("click", () => reveal(card, path));
-  card.find(".switch").addEventListener("click", (event) =>
-    act(event.currentTarget, root, () => call("PATCH", path, { enabled: card.line.state === "off" })));
-  card.find(".remove").addEventListener("click", () => {
-    card.find(".confirm").hidden = false;
-    card.find(".no").focus();
+  card.find(".switch").addEventListener("click", (event) => {
+    const off = card.line.state === "off";
+    const change = () => call("PATCH", path, { enabled: off });
+    if (off || card.line.state === "waiting") act(event.currentTarget, root, change);
+    else confirm(card, "Its feed ends and its NDI source disappears until the line is switched on again.", "Switch the line off", change);
   });
-  card.find(".no").addEventListener("click", () => { card.find(".confirm").hidden = true; card.find(".remove").focus(); });
-  card.find(".yes").addEventListener("click", (event) => act(event.currentTarget, root, () => call("DELETE", path)));
+  card.find(".remove").addEventListener("click", () =>
+    confirm(card, "Its NDI source and its key are gone for good. The other lines are not touched.", "Remove the line", () => call("DELETE", path)));
+  card.find(".no").addEventListener("click", () => { card.find(".confirm").hidden = true; });
   return card;
+}
+
+/** Asks in the card, not in a window over it: nothing may cover the other lines. */
+function confirm(card, text, label, action) {
+  const yes = card.find(".yes"), onAir = card.root.dataset.tally === "program";
+  card.find(".confirm p").textContent = (onAir ? "This line is ON PROGRAM. " : "") + text;
+  yes.textContent = label;
+  yes.onclick = async () => { if (await act(yes, card.root, action)) card.find(".confirm").hidden = true; };
+  card.find(".confirm").hidden = false;
+  card.find(".no").focus({ preventScroll: true });
 }
 
 async function reveal(card, path) {
@@ -226,7 +254,7 @@ async function reveal(card, path) {
     if (image.src) URL.revokeObjectURL(image.src);
     image.removeAttribute("src");
     image.hidden = true;
-    button.textContent = "Show address and key";
+    button.textContent = "Address and key";
     button.setAttribute("aria-expanded", "false");
     return;
   }
@@ -246,7 +274,7 @@ async function reveal(card, path) {
     }
     card.find(".fields").replaceChildren(...fields);
     box.hidden = false;
-    button.textContent = "Hide address and key";
+    button.textContent = "Hide address";
     button.setAttribute("aria-expanded", "true");
   });
 }
@@ -307,7 +335,9 @@ byId("join-form").addEventListener("submit", async (event) => {
 byId("add-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.currentTarget;
-  const done = await act(form.querySelector("button"), form, () => call("POST", "/api/v1/lines", { name: byId("name").value }));
+  const done = await act(form.querySelector("button"), form, async () => {
+    justAdded = (await (await call("POST", "/api/v1/lines", { name: byId("name").value })).json()).id;
+  });
   if (done) byId("name").value = "";
 });
 byId("join-another").addEventListener("click", () => { joinAsked = true; byId("join").hidden = false; byId("join-cancel").hidden = false; byId("token").focus(); });
