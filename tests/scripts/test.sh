@@ -3,6 +3,8 @@
 # cargo-nextest where it is installed (parallel, end-to-end tests one at a time), else cargo test: the same tests.
 # ARGUMENTs go to either. Environment: CARGO names another cargo.
 set -euo pipefail
+# A failed test says what it saw; the stack of the test harness adds nothing.
+export RUST_LIB_BACKTRACE=0
 cd "$(dirname "$0")/../.."
 cargo=${CARGO:-cargo}
 common=(--locked --offline --workspace)
