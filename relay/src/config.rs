@@ -171,8 +171,9 @@ pub struct LimitsConfig {
     /// How long an encoder may take to show a key. Default 10 s: three round trips of the worst mobile network.
     #[serde(deserialize_with = "config::text")]
     pub handshake_timeout: Span,
-    /// Silence after which an encoder is given up. Default 10 s: longer than a cellular handover, shorter than a
-    /// producer's patience.
+    /// Silence of an encoder's network (no acknowledgements, no answers to probes) after which it is given up.
+    /// Default 10 s: longer than a cellular handover, shorter than a producer's patience. An encoder that is there
+    /// and pauses is not cut off.
     #[serde(deserialize_with = "config::text")]
     pub idle_timeout: Span,
     /// Connected connectors. Default 256.

@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod date;
 pub mod http;
+pub mod ingest;
 pub mod metrics;
 pub mod registry;
 pub mod rtmp;

@@ -3,11 +3,12 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket},
+    time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::{config::Listen, exit::Failure};
+use crate::{config::Listen, exit::Failure, os};
 
 /// Listens for TCP; `None` when the listener is `off`. `setting` is the key that the error names.
 pub fn bind_tcp(listen: &Listen, setting: &str) -> Result<Option<TcpListener>, Failure> {
@@ -31,6 +32,18 @@ pub fn bind_udp(listen: &Listen, setting: &str) -> Result<Option<UdpSocket>, Fai
         socket.bind(&address.into())?;
         Ok(socket.into())
     })
+}
+
+/// Sends small answers at once, and gives the connection up when the other side's system has said nothing for
+/// `silence`: neither to data nor to probes. A peer that is alive and has nothing to send is left in peace.
+pub fn watch_peer(socket: &SockRef<'_>, silence: Duration) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let probes = TcpKeepalive::new()
+        .with_time(silence / 2)
+        .with_interval(silence / 4)
+        .with_retries(2);
+    socket.set_tcp_keepalive(&probes)?;
+    os::set_unacknowledged_limit(socket, silence)
 }
 
 fn bind<S>(

@@ -93,8 +93,11 @@ pub enum SessionError {
     #[error("it wants to play; this relay only takes feeds in")]
     Play,
     /// No publish within the time.
-    #[error("no publish within {} s", UNAUTHENTICATED_US / 1_000_000)]
-    TimedOut,
+    #[error("no publish within {} ms", within_us / 1_000)]
+    TimedOut {
+        /// The time allowed, microseconds.
+        within_us: i64,
+    },
     /// Too many bytes without a publish.
     #[error("more than {UNAUTHENTICATED_LEN_MAX} bytes before a publish")]
     TooMuchUnauthenticated,
@@ -115,7 +118,9 @@ pub struct Session {
     units: Units,
     told: Told,
     acknowledgements: Acknowledgements,
-    /// When the encoder must have published.
+    /// How long it may take to publish.
+    publish_within_us: i64,
+    /// When it must have published.
     deadline_us: i64,
     /// Bytes read since the encoder last had no right to send any.
     unauthenticated_len: usize,
@@ -146,8 +151,8 @@ struct Told {
 }
 
 impl Session {
-    /// A session at `now_us`; `seed` as in [`Handshake::new`].
-    pub fn new(now_us: i64, seed: u64) -> Self {
+    /// A session at `now_us`; the encoder must publish within `publish_within_us`. `seed` as in [`Handshake::new`].
+    pub fn new(now_us: i64, publish_within_us: i64, seed: u64) -> Self {
         Self {
             stage: Stage::Handshake,
             handshake: Handshake::new(seed),
@@ -160,7 +165,8 @@ impl Session {
             units: Units::default(),
             told: Told::default(),
             acknowledgements: Acknowledgements::default(),
-            deadline_us: now_us.saturating_add(UNAUTHENTICATED_US),
+            publish_within_us,
+            deadline_us: now_us.saturating_add(publish_within_us),
             unauthenticated_len: 0,
         }
     }
@@ -218,7 +224,9 @@ impl Session {
     /// Call when [`Session::poll_timeout`] has passed.
     pub fn handle_timeout(&mut self, now_us: i64) -> Result<(), SessionError> {
         match self.poll_timeout() {
-            Some(deadline_us) if now_us >= deadline_us => Err(SessionError::TimedOut),
+            Some(deadline_us) if now_us >= deadline_us => Err(SessionError::TimedOut {
+                within_us: self.publish_within_us,
+            }),
             _ => Ok(()),
         }
     }
@@ -403,9 +411,6 @@ impl Acknowledgements {
         })
     }
 }
-
-/// From the first byte to a publish: many round trips on a bad link.
-pub const UNAUTHENTICATED_US: i64 = 10_000_000;
 
 /// What may be sent before a publish is accepted: a handshake is 3 KiB, commands take less than one.
 pub const UNAUTHENTICATED_LEN_MAX: usize = 64 * 1024;

@@ -8,6 +8,7 @@ use std::{
         unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tokio::net::{UnixListener, UnixStream};
@@ -163,3 +164,15 @@ fn effective_uid() -> u32 {
 
 /// `sockaddr_un` holds 104 bytes on the BSDs and macOS, 108 on Linux.
 const SOCKET_PATH_LEN_MAX: usize = 100;
+
+/// How long sent bytes may stay unacknowledged before the connection is given up. Where the system has no such
+/// setting, keep-alive alone has to find out.
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(unused_variables, reason = "only Linux can")
+)]
+pub fn set_unacknowledged_limit(socket: &socket2::Socket, limit: Duration) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(limit))?;
+    Ok(())
+}

@@ -5,10 +5,13 @@
 //! for whoever schedules the units to find a new anchor.
 
 use bytes::Bytes;
-use firstmile_shared::media::{
-    AccessUnit, Codec,
-    aac::AacConfig,
-    avc::{AvcConfig, UnitInfo, without_empty_units},
+use firstmile_shared::{
+    media::{
+        AccessUnit, Codec,
+        aac::AacConfig,
+        avc::{AvcConfig, UnitInfo, without_empty_units},
+    },
+    tunnel::unit::CONFIG_LEN_MAX,
 };
 
 use super::{AudioTag, DAMAGED_TAG, Unsupported, VideoTag};
@@ -101,11 +104,11 @@ impl Units {
             return;
         }
         match AvcConfig::parse(&record) {
-            Ok(config) => {
+            Ok(config) if record.len() <= CONFIG_LEN_MAX => {
                 self.video = Some((record, config));
                 self.decodable = false;
             }
-            Err(_) => self.count_damage(),
+            Ok(_) | Err(_) => self.count_damage(),
         }
     }
 
@@ -114,8 +117,8 @@ impl Units {
             return;
         }
         match AacConfig::parse(&record) {
-            Ok(config) => self.audio = Some((record, config)),
-            Err(_) => self.count_damage(),
+            Ok(config) if record.len() <= CONFIG_LEN_MAX => self.audio = Some((record, config)),
+            Ok(_) | Err(_) => self.count_damage(),
         }
     }
 

@@ -8,7 +8,7 @@ use firstmile_shared::secret::Secret;
 
 use super::{
     Connected, Event, LIMITS_UNAUTHENTICATED, PublishRequested, Session, SessionError, Stage,
-    UNAUTHENTICATED_US, WINDOW,
+    WINDOW,
     address::{app_of_url, studio_and_key},
 };
 use crate::rtmp::{
@@ -111,7 +111,7 @@ impl Session {
             self.aggregate = None;
             self.decoder.set_limits(LIMITS_UNAUTHENTICATED);
             self.unauthenticated_len = 0;
-            self.deadline_us = now_us.saturating_add(UNAUTHENTICATED_US);
+            self.deadline_us = now_us.saturating_add(self.publish_within_us);
             self.events.push_back(Event::Unpublished);
         }
     }

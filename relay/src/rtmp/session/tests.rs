@@ -6,7 +6,7 @@ use crate::rtmp::{amf0::Value, handshake::BLOCK_LEN, message::Command};
 #[test]
 fn an_encoder_publishes_and_leaves() {
     let mut encoder = Encoder::default();
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     encoder.handshake();
     encoder.connect("truck1");
     encoder.call("releaseStream", 2.0, &["key"]);
@@ -51,7 +51,7 @@ fn an_encoder_publishes_and_leaves() {
 #[test]
 fn the_order_of_the_answer_is_the_one_every_encoder_accepts() {
     let mut encoder = Encoder::default();
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     encoder.handshake();
     encoder.connect("truck1");
     let _ = session.handle_input(0, &mut encoder.bytes).unwrap();
@@ -71,7 +71,7 @@ fn the_order_of_the_answer_is_the_one_every_encoder_accepts() {
 fn media_sent_ahead_of_our_answer_waits() {
     let mut encoder = publishing_encoder();
     encoder.media();
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     let (events, _) = drive(&mut session, &mut encoder.bytes);
     assert_eq!(units(&events), 0);
     assert!(!encoder.bytes.is_empty());
@@ -82,7 +82,7 @@ fn media_sent_ahead_of_our_answer_waits() {
 #[test]
 fn a_wrong_key_is_told_and_the_connection_closed() {
     let mut encoder = publishing_encoder();
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     drive(&mut session, &mut encoder.bytes);
     session.refuse_publish();
     let (_, replies) = drive(&mut session, &mut encoder.bytes);
@@ -93,7 +93,7 @@ fn a_wrong_key_is_told_and_the_connection_closed() {
 #[test]
 fn a_fault_that_passes_is_not_told() {
     let mut encoder = publishing_encoder();
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     drive(&mut session, &mut encoder.bytes);
     session.close();
     assert_eq!(drive(&mut session, &mut encoder.bytes), (vec![], vec![]));
@@ -102,7 +102,7 @@ fn a_fault_that_passes_is_not_told() {
 #[test]
 fn an_encoder_may_publish_again_on_the_same_connection() {
     let mut encoder = publishing_encoder();
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     drive(&mut session, &mut encoder.bytes);
     session.accept_publish();
     encoder.call("publish", 8.0, &["other", "live"]);
@@ -121,7 +121,7 @@ fn commands_behind_amf3s_format_byte_and_without_transactions_are_understood() {
     encoder.call_as(kind::COMMAND_AMF3, &[0], "createStream", 2.0, &[]);
     // GStreamer: transaction 0.
     encoder.call("publish", 0.0, &["key", "live"]);
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     assert_eq!(
         drive(&mut session, &mut encoder.bytes).0,
         [requested("truck1", "key")]
@@ -131,7 +131,7 @@ fn commands_behind_amf3s_format_byte_and_without_transactions_are_understood() {
 #[test]
 fn pings_are_answered_and_windows_acknowledged() {
     let mut encoder = publishing_encoder();
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     drive(&mut session, &mut encoder.bytes);
     session.accept_publish();
     session.poll_transmit();
@@ -171,7 +171,7 @@ fn acknowledgements_never_come_near_the_end_of_the_range() {
 #[test]
 fn what_is_not_played_is_told_once() {
     let mut encoder = publishing_encoder();
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     drive(&mut session, &mut encoder.bytes);
     session.accept_publish();
     for _ in 0..3 {
@@ -186,7 +186,7 @@ fn what_is_not_played_is_told_once() {
 #[test]
 fn the_encoders_name_is_told_and_can_not_break_a_line() {
     let mut encoder = publishing_encoder();
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     drive(&mut session, &mut encoder.bytes);
     session.accept_publish();
     let mut body = BytesMut::new();
@@ -212,7 +212,7 @@ fn the_encoders_name_is_told_and_can_not_break_a_line() {
 #[test]
 fn aggregates_are_taken_apart() {
     let mut encoder = publishing_encoder();
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     drive(&mut session, &mut encoder.bytes);
     session.accept_publish();
     let mut body = Vec::new();
@@ -244,12 +244,14 @@ fn aggregates_are_taken_apart() {
 
 #[test]
 fn strangers_are_held_to_time_and_bytes() {
-    let mut session = Session::new(5, 1);
+    let mut session = Session::new(5, WITHIN_US, 1);
     assert_eq!(session.poll_timeout(), Some(10_000_005));
     assert_eq!(session.handle_timeout(10_000_004), Ok(()));
     assert_eq!(
         session.handle_timeout(10_000_005),
-        Err(SessionError::TimedOut)
+        Err(SessionError::TimedOut {
+            within_us: WITHIN_US
+        })
     );
 
     let mut encoder = Encoder::default();
@@ -257,14 +259,14 @@ fn strangers_are_held_to_time_and_bytes() {
     for _ in 0..200 {
         encoder.send(4, &tag(kind::DATA_AMF0, &[5; 400]));
     }
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     let error = session.handle_input(0, &mut encoder.bytes);
     assert_eq!(error, Err(SessionError::TooMuchUnauthenticated));
 
     let mut encoder = Encoder::default();
     encoder.handshake();
     encoder.call("publish", 1.0, &["key"]);
-    let error = Session::new(0, 1).handle_input(0, &mut encoder.bytes);
+    let error = Session::new(0, WITHIN_US, 1).handle_input(0, &mut encoder.bytes);
     assert_eq!(
         error,
         Err(SessionError::NotConnected { command: "publish" })
@@ -275,7 +277,7 @@ fn strangers_are_held_to_time_and_bytes() {
     encoder.connect("truck1");
     encoder.call("play", 1.0, &["key"]);
     assert_eq!(
-        Session::new(0, 1).handle_input(0, &mut encoder.bytes),
+        Session::new(0, WITHIN_US, 1).handle_input(0, &mut encoder.bytes),
         Err(SessionError::Play)
     );
 }
@@ -283,7 +285,7 @@ fn strangers_are_held_to_time_and_bytes() {
 #[test]
 fn no_debug_text_shows_the_key() {
     let mut encoder = publishing_encoder();
-    let mut session = Session::new(0, 1);
+    let mut session = Session::new(0, WITHIN_US, 1);
     let _ = session.handle_input(0, &mut encoder.bytes);
     let event = session.poll_event().unwrap();
     assert_eq!(event, requested("truck1", "key"));
@@ -337,7 +339,7 @@ proptest! {
     fn any_operations_stay_within_the_bound(operations in prop::collection::vec(operation(), 0..60)) {
         let mut encoder = Encoder::default();
         encoder.handshake();
-        let mut session = Session::new(0, 7);
+        let mut session = Session::new(0, WITHIN_US, 7);
         let mut now_us = 0_i64;
         for operation in operations {
             match operation {
@@ -370,7 +372,7 @@ proptest! {
         encoder.media();
         let bytes = encoder.bytes.freeze();
         let play = |cuts: &[usize]| {
-            let mut session = Session::new(0, 1);
+            let mut session = Session::new(0, WITHIN_US, 1);
             let (mut input, mut events) = (BytesMut::new(), Vec::new());
             let (mut left, mut cuts) = (&bytes[..], cuts.iter());
             while !left.is_empty() {
@@ -397,7 +399,7 @@ proptest! {
         stage in 0..3u8,
     ) {
         let mut encoder = Encoder::default();
-        let mut session = Session::new(0, 1);
+        let mut session = Session::new(0, WITHIN_US, 1);
         if stage > 0 {
             encoder.handshake();
         }
@@ -548,6 +550,7 @@ fn tag(kind: u8, body: &[u8]) -> Message {
     }
 }
 
+const WITHIN_US: i64 = 10_000_000;
 const AVCC_TAG: &[u8] =
     b"\x17\0\0\0\0\x01\x42\xc0\x1f\xff\xe1\x00\x17\x67\x42\xc0\x1f\xda\x01\x40\x16\xec\x04\x40\x00\
     \x00\x03\x00\x40\x00\x00\x0f\x23\xc6\x0c\xa8\x01\x00\x04\x68\xce\x0f\xc8";

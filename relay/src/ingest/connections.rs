@@ -1,0 +1,266 @@
+//! Places for connections: so many in all, so many of one address, and who has to go when all are taken.
+//!
+//! A connection is a *stranger* until its key was accepted. When there is no place left, the oldest stranger is told
+//! to go, provided that it had [`STRANGER_MIN`]: so a flood of strangers slows encoders down by that much at worst.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time};
+use tokio_util::sync::CancellationToken;
+
+/// The places of one listener. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    max: usize,
+    max_per_address: usize,
+    table: Mutex<Table>,
+    left: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    taken: usize,
+    by_address: HashMap<IpAddr, usize>,
+    /// In the order in which they came.
+    strangers: BTreeMap<u64, Stranger>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Stranger {
+    since: time::Instant,
+    must_go: CancellationToken,
+}
+
+impl Connections {
+    /// `max` places, of which one address gets at most `max_per_address`.
+    pub fn new(max: usize, max_per_address: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                max,
+                max_per_address,
+                table: Mutex::default(),
+                left: Notify::new(),
+            }),
+        }
+    }
+
+    /// Waits until there is a place, and sends the oldest stranger away if that helps.
+    pub async fn wait_for_place(&self) {
+        loop {
+            let left = self.shared.left.notified();
+            let wait = {
+                let table = self.shared.table();
+                if table.taken < self.shared.max {
+                    return;
+                }
+                table.send_oldest_away()
+            };
+            let _ = time::timeout(wait, left).await;
+        }
+    }
+
+    /// Takes a place; `None` if the address has enough.
+    pub fn enter(&self, address: IpAddr) -> Option<Place> {
+        let address = network_of(address);
+        let mut table = self.shared.table();
+        let of_address = table.by_address.entry(address).or_default();
+        if *of_address >= self.shared.max_per_address {
+            return None;
+        }
+        *of_address += 1;
+        table.taken += 1;
+        let mut place = Place {
+            shared: self.shared.clone(),
+            address,
+            stranger: None,
+            must_go: CancellationToken::new(),
+        };
+        place.stranger = Some(table.add_stranger(&place.must_go));
+        Some(place)
+    }
+
+    /// Places taken.
+    pub fn taken(&self) -> usize {
+        self.shared.table().taken
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn add_stranger(&mut self, must_go: &CancellationToken) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        let stranger = Stranger {
+            since: time::Instant::now(),
+            must_go: must_go.clone(),
+        };
+        self.strangers.insert(number, stranger);
+        number
+    }
+
+    /// After which time it is worth looking again.
+    fn send_oldest_away(&self) -> Duration {
+        let mut waiting = self.strangers.values();
+        let Some(oldest) = waiting.find(|stranger| !stranger.must_go.is_cancelled()) else {
+            return STRANGER_MIN;
+        };
+        let had = oldest.since.elapsed();
+        if had >= STRANGER_MIN {
+            oldest.must_go.cancel();
+        }
+        STRANGER_MIN.saturating_sub(had).max(LOOK_AGAIN_MIN)
+    }
+}
+
+/// One connection's place; free again when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    shared: Arc<Shared>,
+    address: IpAddr,
+    /// Its number, as long as its key is not known.
+    stranger: Option<u64>,
+    must_go: CancellationToken,
+}
+
+impl Place {
+    /// Its key was accepted: nobody takes the place away any more.
+    pub fn is_known(&mut self) {
+        if let Some(number) = self.stranger.take() {
+            self.shared.table().strangers.remove(&number);
+        }
+    }
+
+    /// It has published and does no more.
+    pub fn is_stranger(&mut self) {
+        if self.stranger.is_none() {
+            let number = self.shared.table().add_stranger(&self.must_go);
+            self.stranger = Some(number);
+        }
+    }
+
+    /// Cancelled when a stranger has to make room.
+    pub fn must_go(&self) -> CancellationToken {
+        self.must_go.clone()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.is_known();
+        let mut table = self.shared.table();
+        table.taken = table.taken.saturating_sub(1);
+        if let Some(of_address) = table.by_address.get_mut(&self.address) {
+            *of_address -= 1;
+            if *of_address == 0 {
+                table.by_address.remove(&self.address);
+            }
+        }
+        drop(table);
+        self.shared.left.notify_one();
+    }
+}
+
+/// One subscriber of an IPv6 provider has a /64 at least.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let network = v6.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// What a stranger gets at least: several round trips of a mobile network.
+const STRANGER_MIN: Duration = Duration::from_secs(2);
+
+const LOOK_AGAIN_MIN: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+
+    #[tokio::test(start_paused = true)]
+    async fn one_address_can_not_take_all_places() {
+        let connections = Connections::new(10, 2);
+        let first = connections.enter(HERE);
+        let second = connections.enter(HERE);
+        assert!(first.is_some() && second.is_some());
+        assert!(connections.enter(HERE).is_none());
+        assert!(connections.enter(THERE).is_some());
+        drop(first);
+        assert!(connections.enter(HERE).is_some());
+    }
+
+    #[test]
+    fn neighbours_in_one_ipv6_network_are_one_address() {
+        let address = |text: &str| network_of(text.parse().unwrap());
+        assert_eq!(address("2001:db8::1"), address("2001:db8::2"));
+        assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
+        assert_eq!(address("::ffff:192.0.2.1"), HERE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_stranger_makes_room_and_no_known_encoder_does() {
+        let connections = Connections::new(3, 3);
+        let mut known = connections.enter(HERE).unwrap();
+        known.is_known();
+        let oldest = connections.enter(HERE).unwrap();
+        time::sleep(Duration::from_millis(100)).await;
+        let younger = connections.enter(HERE).unwrap();
+
+        let started = time::Instant::now();
+        let leaves = async {
+            oldest.must_go().cancelled().await;
+            drop(oldest);
+        };
+        tokio::join!(connections.wait_for_place(), leaves);
+        assert!(
+            started.elapsed() >= Duration::from_millis(1_900),
+            "it had its time"
+        );
+        assert!(!younger.must_go().is_cancelled());
+        assert!(!known.must_go().is_cancelled());
+        assert_eq!(connections.taken(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_publishing_is_a_stranger_again() {
+        let connections = Connections::new(1, 1);
+        let mut place = connections.enter(HERE).unwrap();
+        place.is_known();
+        let must_go = place.must_go();
+        let wait = time::timeout(Duration::from_mins(1), connections.wait_for_place());
+        assert!(
+            wait.await.is_err() && !must_go.is_cancelled(),
+            "nothing expires on air"
+        );
+        place.is_stranger();
+        let leaves = async {
+            must_go.cancelled().await;
+            drop(place);
+        };
+        tokio::join!(connections.wait_for_place(), leaves);
+    }
+}

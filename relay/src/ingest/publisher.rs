@@ -1,0 +1,294 @@
+//! One encoder's connection: the only place where RTMP bytes meet a socket.
+//!
+//! Ownership: the task owns its socket, its session, its place and, while it publishes, its publication; all end
+//! with it. Every write has a deadline; reading waits for as long as an encoder that is there likes to pause.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use bytes::BytesMut;
+use firstmile_shared::clock;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{Desk, connections::Place};
+use crate::{
+    metrics::Refused,
+    registry::{Ending, Publication, PublishRequest, Refusal},
+    rtmp::session::{Event, Progress, PublishRequested, Session, SessionError},
+};
+
+/// Drives one session over one socket (TCP, or TLS over it).
+#[derive(Debug)]
+pub struct Publisher<S> {
+    socket: S,
+    peer: SocketAddr,
+    protocol: &'static str,
+    session: Session,
+    place: Place,
+    desk: Desk,
+    publication: Option<Publication>,
+    input: BytesMut,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the encoder closed the connection")]
+    Left,
+    #[error("the relay is stopping")]
+    Shutdown,
+    #[error("the encoder was refused")]
+    Refused,
+    #[error("{}", .0.reason())]
+    Ordered(Ending),
+    #[error("it had to make room")]
+    MadeRoom,
+    #[error("the encoder broke the protocol: {0}")]
+    Protocol(#[from] SessionError),
+    #[error("{}", lost(.0))]
+    Lost(#[from] io::Error),
+}
+
+fn lost(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::TimedOut => "the encoder's network fell silent",
+        io::ErrorKind::ConnectionReset => "the encoder's connection was reset",
+        _ => "the encoder's connection was lost",
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
+    /// A connection that was just accepted.
+    pub fn new(
+        socket: S,
+        peer: SocketAddr,
+        protocol: &'static str,
+        session: Session,
+        place: Place,
+        desk: Desk,
+    ) -> Self {
+        Self {
+            socket,
+            peer,
+            protocol,
+            session,
+            place,
+            desk,
+            publication: None,
+            input: BytesMut::new(),
+        }
+    }
+
+    /// Serves the encoder until it leaves, breaks the protocol, or must go.
+    pub async fn run(mut self, shutdown: &CancellationToken) {
+        let end = match self.serve(shutdown).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        debug!(%end, "connection ends");
+        if let Some(publication) = self.publication.take() {
+            self.report_left_out(&publication);
+            publication.end(&end.to_string());
+        } else {
+            match &end {
+                End::Protocol(SessionError::TimedOut { .. }) => {
+                    self.turned_away(Refused::TooSlow, &end);
+                }
+                End::Protocol(_) => self.turned_away(Refused::Protocol, &end),
+                End::MadeRoom => self.turned_away(Refused::Full, &end),
+                End::Left | End::Shutdown | End::Refused | End::Ordered(_) | End::Lost(_) => {}
+            }
+        }
+        let _ = time::timeout(LINGER, self.say_goodbye(&end)).await;
+    }
+
+    /// An answer that says why must be read before the connection goes: with unread bytes on our side, closing would
+    /// reset it.
+    async fn say_goodbye(&mut self, end: &End) -> io::Result<()> {
+        self.socket.shutdown().await?;
+        if matches!(end, End::Refused) {
+            let mut left = LINGER_LEN_MAX;
+            while left > 0 {
+                self.input.clear();
+                self.input.reserve(READ_BUFFER_LEN_STRANGER);
+                match self.socket.read_buf(&mut self.input).await? {
+                    0 => break,
+                    len => left = left.saturating_sub(len),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn turned_away(&self, reason: Refused, end: &End) {
+        self.desk.turned_away(reason, self.peer, end);
+    }
+
+    async fn serve(
+        &mut self,
+        shutdown: &CancellationToken,
+    ) -> Result<std::convert::Infallible, End> {
+        let must_go = self.place.must_go();
+        loop {
+            self.digest(shutdown).await?;
+            self.make_room_to_read();
+            let deadline_us = self.session.poll_timeout();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Err(End::Shutdown),
+                () = must_go.cancelled() => return Err(End::MadeRoom),
+                ending = ordered(self.publication.as_ref()) => return Err(End::Ordered(ending)),
+                read = self.socket.read_buf(&mut self.input) => {
+                    if read? == 0 {
+                        return Err(End::Left);
+                    }
+                }
+                () = sleep_until(deadline_us) => self.session.handle_timeout(clock::now_us())?,
+            }
+        }
+    }
+
+    /// Lets the session read all there is, and does what comes of it.
+    async fn digest(&mut self, shutdown: &CancellationToken) -> Result<(), End> {
+        loop {
+            let progress = self.session.handle_input(clock::now_us(), &mut self.input);
+            self.flush().await?;
+            while let Some(event) = self.session.poll_event() {
+                self.handle(event, shutdown).await?;
+            }
+            self.flush().await?;
+            if self.session.is_closing() {
+                return Err(End::Refused);
+            }
+            if progress? == Progress::NeedsInput {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Event, shutdown: &CancellationToken) -> Result<(), End> {
+        match event {
+            Event::Unit(unit) => {
+                if let Some(publication) = &mut self.publication {
+                    publication.deliver(unit, clock::now_us());
+                }
+            }
+            Event::PublishRequested(request) => {
+                let answer = self.admit(request);
+                let answer = shutdown.run_until_cancelled(answer).await;
+                match answer.ok_or(End::Shutdown)? {
+                    Ok(publication) => self.accept(publication),
+                    // They stop for good when they are told this, which is right for a wrong key only.
+                    Err(Refusal::UnknownKey) => self.session.refuse_publish(),
+                    Err(Refusal::Draining | Refusal::Full) => self.session.close(),
+                }
+            }
+            Event::Unpublished => {
+                self.place.is_stranger();
+                if let Some(publication) = self.publication.take() {
+                    self.report_left_out(&publication);
+                    publication.end("the encoder stopped");
+                }
+            }
+            Event::Unsupported(what) => {
+                if let Some((studio, line)) = self.publication.as_ref().map(Publication::labels) {
+                    warn!(studio, line, peer = %self.peer, sends = what.0, "the encoder sends what can not be played");
+                }
+            }
+            Event::Metadata { encoder } => debug!(encoder, "the encoder says who it is"),
+        }
+        Ok(())
+    }
+
+    async fn admit(&self, request: PublishRequested) -> Result<Publication, Refusal> {
+        let request = PublishRequest {
+            studio: request.studio,
+            key: request.key.expose().to_owned(),
+            peer: self.peer,
+            encoder: request.encoder,
+            protocol: self.protocol,
+        };
+        self.desk.admit(request).await
+    }
+
+    fn accept(&mut self, publication: Publication) {
+        self.place.is_known();
+        self.publication = Some(publication);
+        self.session.accept_publish();
+    }
+
+    fn report_left_out(&self, publication: &Publication) {
+        let (studio, line) = publication.labels();
+        let counts = self.session.counts();
+        if counts.damaged + counts.undecodable + counts.unsupported > 0 {
+            warn!(
+                studio,
+                line,
+                peer = %self.peer,
+                damaged = counts.damaged,
+                undecodable = counts.undecodable,
+                unsupported = counts.unsupported,
+                "parts of the feed were left out"
+            );
+        }
+    }
+
+    /// A stranger gets a small buffer; an encoder that was let in one that takes what a picture needs in one read.
+    fn make_room_to_read(&mut self) {
+        let (least, whole) = if self.session.is_publishing() {
+            (READ_LEN_MIN, READ_BUFFER_LEN)
+        } else {
+            (1, READ_BUFFER_LEN_STRANGER)
+        };
+        if self.input.capacity() - self.input.len() < least {
+            self.input.reserve(whole);
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        while let Some(bytes) = self.session.poll_transmit() {
+            // A peer that sends but never reads must not hold this task for ever.
+            match time::timeout(WRITE_TIMEOUT, self.socket.write_all(&bytes)).await {
+                Ok(written) => written?,
+                Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn ordered(publication: Option<&Publication>) -> Ending {
+    match publication {
+        Some(publication) => publication.replaced().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline_us: Option<i64>) {
+    match deadline_us {
+        Some(deadline_us) => {
+            let wait_us = deadline_us.saturating_sub(clock::now_us());
+            time::sleep(Duration::from_micros(u64::try_from(wait_us).unwrap_or(0))).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long and how much a refused encoder may go on sending before it is cut off.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_LEN_MAX: usize = 64 * 1024;
+
+/// Handshake and commands pass through in pieces.
+const READ_BUFFER_LEN_STRANGER: usize = 4 * 1024;
+
+/// One read takes what 20 Mbit/s sends in 25 ms.
+const READ_BUFFER_LEN: usize = 64 * 1024;
+
+/// Less room than this is not worth a system call.
+const READ_LEN_MIN: usize = 16 * 1024;
