@@ -28,7 +28,11 @@ use serde_json::Value;
 use crate::{
     config::{Config, PROGRAM},
     control::{Answer, Control, Health, JoinedStudio, LineInfo, Request},
-    lines::{Lines, file::LinesFile},
+    lines::{
+        Lines,
+        file::{LinesFile, folded},
+        settings::SERVED_KEYS,
+    },
     program::{self, Connector},
 };
 
@@ -223,9 +227,18 @@ async fn line(place: &Place, command: LineCommand) -> Result<(), Failure> {
         }
         LineCommand::Set { name, settings } => {
             let settings = input::settings(&settings)?;
+            let later: Vec<String> = (settings.iter().map(|(key, _)| key.clone()))
+                .filter(|key| !SERVED_KEYS.contains(&key.as_str()))
+                .collect();
             let request = Request::SetLine { name, settings };
             let info: LineInfo = place.ask(request).await?;
             note(&format!("line {:?} is set", info.name));
+            if !later.is_empty() {
+                note(&format!(
+                    "kept, without effect in this version: {}",
+                    later.join(", ")
+                ));
+            }
             Ok(())
         }
         LineCommand::Remove { name } => {
@@ -344,13 +357,12 @@ impl Place {
 
     async fn find(&self, name: &str) -> Result<LineInfo, Failure> {
         let infos: Vec<LineInfo> = self.ask(Request::Lines {}).await?;
-        let wanted = crate::lines::file::folded(name);
+        let wanted = folded(name);
         let names: Vec<_> = infos
             .iter()
             .map(|info| format!("{:?}", info.name))
             .collect();
-        let found =
-            (infos.into_iter()).find(|info| crate::lines::file::folded(&info.name) == wanted);
+        let found = (infos.into_iter()).find(|info| folded(&info.name) == wanted);
         found.ok_or_else(|| {
             let known = if names.is_empty() {
                 "there are none yet".to_owned()

@@ -13,8 +13,9 @@ use std::{
 use firstmile_shared::{
     config::{self, Listen, LogConfig},
     exit::Failure,
+    quic::{Congestion, Transport},
 };
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Deserialize;
 
 use crate::{lines::Delay, output::OutputKind};
 
@@ -25,7 +26,7 @@ pub const PROGRAM: &str = "firstmile-connector";
 pub const ENV_PREFIX: &str = "FIRSTMILE_CONNECTOR__";
 
 /// Everything `firstmile-connector` can be told.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The page, the API and the metrics.
@@ -56,10 +57,49 @@ impl Config {
             groups: (!self.ndi.groups.is_empty()).then(|| self.ndi.groups.join(",")),
         }
     }
+
+    /// What all connections to relays share.
+    pub fn transport(&self) -> Transport {
+        Transport {
+            congestion: self.tunnel.congestion,
+            segmentation_offload: self.tunnel.segmentation_offload,
+        }
+    }
+
+    /// What is asked for and not in this version: sentences for the log.
+    pub fn not_served(&self) -> Vec<String> {
+        let ndi = &self.ndi;
+        [
+            (
+                "ndi.runtime_dir",
+                ndi.runtime_dir.is_some(),
+                "set NDI_RUNTIME_DIR_V6 instead",
+            ),
+            (
+                "ndi.discovery",
+                !ndi.discovery.is_empty(),
+                "set it in NDI's own ndi-config.v1.json",
+            ),
+            (
+                "ndi.adapters",
+                !ndi.adapters.is_empty(),
+                "set it in NDI's own ndi-config.v1.json",
+            ),
+            (
+                "ndi.machine_name",
+                ndi.machine_name.is_some(),
+                "set it in NDI's own ndi-config.v1.json",
+            ),
+        ]
+        .into_iter()
+        .filter(|(_, is_set, _)| *is_set)
+        .map(|(key, _, instead)| format!("{key} has no effect in this version; {instead}"))
+        .collect()
+    }
 }
 
 /// `http.*`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
     /// Where the page is. Default `127.0.0.1:8090`: this machine only, because the page shows stream keys to
@@ -76,7 +116,7 @@ impl Default for HttpConfig {
 }
 
 /// `output.*`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutputConfig {
     /// `ndi`, or `null`: count and show nothing. Default `ndi`.
@@ -85,7 +125,7 @@ pub struct OutputConfig {
 }
 
 /// `ndi.*`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NdiConfig {
     /// Where the NDI runtime is, looked into first. Default: `NDI_RUNTIME_DIR_V6` and the system's places.
@@ -106,17 +146,30 @@ pub struct NdiConfig {
 }
 
 /// `tunnel.*`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TunnelConfig {
-    /// The congestion control of what the connector sends. Default: the program's choice.
-    #[serde(deserialize_with = "config::optional")]
-    pub congestion: Option<String>,
+    /// The congestion control of what the connector sends: `bbr`, `cubic` or `newreno`. Default `bbr`, which holds
+    /// its rate through the random loss of mobile links.
+    #[serde(deserialize_with = "config::text")]
+    pub congestion: Congestion,
+    /// Whether the kernel may cut large sends into packets. Default `true`; some network drivers claim it and can't.
+    #[serde(deserialize_with = "config::text")]
+    pub segmentation_offload: bool,
+}
+
+impl Default for TunnelConfig {
+    fn default() -> Self {
+        let transport = Transport::default();
+        Self {
+            congestion: transport.congestion,
+            segmentation_offload: transport.segmentation_offload,
+        }
+    }
 }
 
 /// Where a line goes that was not told otherwise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OutputDefault {
     /// An NDI source.
     #[default]
@@ -166,12 +219,6 @@ impl FromStr for StudioDelay {
     }
 }
 
-impl Serialize for StudioDelay {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,7 +255,8 @@ mod tests {
             adapters = ["10.0.0.9"]
             machine_name = 2026
             [tunnel]
-            congestion = "bbr"
+            congestion = "cubic"
+            segmentation_offload = false
             [log]
             format = "json"
             level = "debug"
@@ -222,6 +270,8 @@ mod tests {
             Some("truck,public")
         );
         assert_eq!(config.ndi.machine_name.as_deref(), Some("2026"));
+        assert_eq!(config.transport().congestion, Congestion::Cubic);
+        assert_eq!(config.not_served().len(), 4, "{:?}", config.not_served());
     }
 
     #[test]

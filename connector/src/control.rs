@@ -279,7 +279,7 @@ impl Control {
         if let Some(text) = self.lines.ndi_error() {
             notices.push(Notice {
                 severity: Severity::Warning,
-                text: "No NDI® runtime was found: feeds are received and decoded, but no source appears on the network."
+                text: "NDI® is not available: feeds are received and decoded, but no source appears on the network."
                     .to_owned(),
                 remedy: Some(text),
             });

@@ -42,6 +42,9 @@ impl Connector {
     /// Starts all parts. When it returns, the lines are known, the page answers and `run.json` is written.
     pub async fn start(config: &Config, state: StateDir) -> Result<Self, Failure> {
         let state = Arc::new(state);
+        for sentence in config.not_served() {
+            warn!("{sentence}");
+        }
         let outputs = load_outputs(config).await;
         let lines = Lines::open_to_play(
             state.path(),

@@ -21,6 +21,9 @@ pub const KEYS: [&str; 10] = [
     "record",
 ];
 
+/// Those that this version acts on; the others are checked and kept for a later one.
+pub const SERVED_KEYS: [&str; 2] = ["delay", "takeover"];
+
 /// Everything that can be set on one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
