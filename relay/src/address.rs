@@ -165,6 +165,7 @@ mod tests {
         TunnelConfig {
             listen: listen.parse().unwrap(),
             public_address: public.iter().map(|text| text.parse().unwrap()).collect(),
+            ..TunnelConfig::default()
         }
     }
 

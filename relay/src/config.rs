@@ -9,6 +9,7 @@ use std::{fmt, path::Path, str::FromStr, time::Duration};
 use firstmile_shared::{
     config::{self, Listen, LogConfig, join_host_port, split_host_port},
     exit::Failure,
+    quic::Congestion,
 };
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +107,10 @@ pub struct TunnelConfig {
     /// tunnel's; the host is in encoders' URLs too. Default: the machine's own public address, if it has one.
     #[serde(deserialize_with = "config::list")]
     pub public_address: Vec<PublicAddress>,
+    /// How the relay finds out what the network to a studio takes: `bbr`, `cubic` or `newreno`. Default `bbr`: the
+    /// others take random loss for congestion, and mobile networks lose at random.
+    #[serde(deserialize_with = "config::text", serialize_with = "shown")]
+    pub congestion: Congestion,
 }
 
 impl Default for TunnelConfig {
@@ -113,6 +118,7 @@ impl Default for TunnelConfig {
         Self {
             listen: Listen::at("::", 4433),
             public_address: Vec::new(),
+            congestion: Congestion::default(),
         }
     }
 }
@@ -313,6 +319,13 @@ impl From<PublicAddress> for String {
     }
 }
 
+fn shown<S: serde::Serializer>(
+    value: &impl fmt::Display,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
 const SPAN_FORM: &str = "a time is a number with ms, s, m, h or d, like 10s or 24h";
 
 const SPAN_MS_MAX: u64 = 3_660 * 24 * 3_600_000;
@@ -356,6 +369,7 @@ mod tests {
             [tunnel]
             listen = "127.0.0.1:0"
             public_address = ["relay.example", "[2001:db8::1]:5000"]
+            congestion = "cubic"
             [https]
             listen = "[::]:443"
             [http]
@@ -413,6 +427,10 @@ mod tests {
             (
                 "[tunnel]\npublic_address = \"rtmp://x\"",
                 &["tunnel.public_address", "rtmp://x"],
+            ),
+            (
+                "[tunnel]\ncongestion = \"reno\"",
+                &["tunnel.congestion", "reno", "bbr, cubic, newreno"],
             ),
             (
                 "[log]\nformat = \"xml\"",

@@ -40,6 +40,7 @@ use self::{
 };
 use crate::{
     auth::{Directory, Grant},
+    config::LimitsConfig,
     metrics::{Metrics, Refused},
 };
 
@@ -132,13 +133,28 @@ impl Ending {
     }
 }
 
-/// Most publishers at once.
+/// Most at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Of the whole relay.
+    /// Publishers of the whole relay.
     pub publishers: usize,
-    /// Of one studio.
+    /// Publishers of one studio.
     pub publishers_per_studio: usize,
+    /// Connected connectors of the whole relay.
+    pub connectors: usize,
+    /// Connected connectors of one studio.
+    pub connectors_per_studio: usize,
+}
+
+impl From<&LimitsConfig> for Limits {
+    fn from(config: &LimitsConfig) -> Self {
+        Self {
+            publishers: config.publishers.get(),
+            publishers_per_studio: config.publishers_per_studio.get(),
+            connectors: config.connectors.get(),
+            connectors_per_studio: config.connectors_per_studio.get(),
+        }
+    }
 }
 
 /// Who publishes and who listens. Cheap to clone.
@@ -167,6 +183,7 @@ struct Table {
 /// A connected connector.
 #[derive(Debug)]
 struct Session {
+    studio: String,
     connector: Spki,
     outbox: Arc<dyn Subscriber>,
     info: SessionInfo,
@@ -219,6 +236,18 @@ impl Registry {
         })
     }
 
+    /// Whether one more connector of this studio fits. One that is connected already takes its own place again.
+    pub fn has_room(&self, studio: &str, connector: Spki) -> bool {
+        let table = self.table();
+        let others = || {
+            let sessions = table.subscriptions.values();
+            sessions.filter(|session| session.connector != connector)
+        };
+        let of_studio = others().filter(|session| session.studio == studio);
+        others().count() < self.shared.limits.connectors
+            && of_studio.count() < self.shared.limits.connectors_per_studio
+    }
+
     /// Hands a session the feeds of its lines, those that are live at once, until the answer is dropped.
     pub fn subscribe(
         &self,
@@ -235,6 +264,7 @@ impl Registry {
         table.subscriptions.insert(
             id,
             Session {
+                studio: studio.to_owned(),
                 connector,
                 outbox,
                 info: SessionInfo::default(),

@@ -13,8 +13,10 @@ use firstmile_shared::{
     net,
     ops::{RunFile, StateDir},
     os,
+    quic::{self, ResetKey, Transport},
     supervisor::Supervisor,
     tls::Identity,
+    tunnel::{control::IngestAddresses, scheduler},
 };
 use tracing::{info, warn};
 
@@ -26,6 +28,7 @@ use crate::{
     metrics::Metrics,
     registry::{Limits, Registry},
     store::{StoreError, StoreThread, sqlite::Sqlite},
+    tunnel::Tunnel,
 };
 
 /// The relay as a thing that can be started.
@@ -65,6 +68,7 @@ impl Relay {
         parts.start_control(&mut supervisor, state.path())?;
         parts.start_store(&mut supervisor);
         parts.start_registry(&mut supervisor);
+        parts.start_tunnel(&mut supervisor, sockets.tunnel.take(), &bound, state.path())?;
         parts.start_http(&mut supervisor, sockets.http.take());
         parts.tell(&bound);
         Ok(Running {
@@ -177,10 +181,7 @@ impl Parts {
         let registry = Registry::new(
             directory.clone(),
             metrics.clone(),
-            Limits {
-                publishers: config.limits.publishers.get(),
-                publishers_per_studio: config.limits.publishers_per_studio.get(),
-            },
+            Limits::from(&config.limits),
         );
         let control = Control::new(
             config.clone(),
@@ -236,6 +237,44 @@ impl Parts {
         });
     }
 
+    fn start_tunnel(
+        &self,
+        supervisor: &mut Supervisor,
+        socket: Option<std::net::UdpSocket>,
+        bound: &Bound,
+        state: &Path,
+    ) -> Result<(), Failure> {
+        let Some(socket) = socket else {
+            return Ok(());
+        };
+        let reset_key = ResetKey::load_or_create(&state.join(RESET_KEY_FILE))?;
+        let transport = Transport {
+            congestion: self.config.tunnel.congestion,
+            ..Transport::default()
+        };
+        let endpoint = quic::listen(socket, &self.identity, &reset_key, transport)
+            .map_err(|error| Failure::new(ExitCode::Io, format!("tunnel.listen: {error}")))?;
+        let hosts = self.config.tunnel.public_address.iter();
+        let ingest = IngestAddresses {
+            hosts: hosts.map(|address| address.host.clone()).collect(),
+            rtmp_port: bound.rtmp.map(|address| address.port()),
+            rtmps_port: bound.rtmps.map(|address| address.port()),
+        };
+        let tunnel = Tunnel::new(
+            self.directory.clone(),
+            self.registry.clone(),
+            self.metrics.clone(),
+            ingest,
+            scheduler::Limits::default(),
+        );
+        let shutdown = supervisor.shutdown_token();
+        supervisor.spawn(
+            "tunnel",
+            async move { tunnel.serve(endpoint, shutdown).await },
+        );
+        Ok(())
+    }
+
     fn start_http(&self, supervisor: &mut Supervisor, listener: Option<std::net::TcpListener>) {
         let Some(listener) = listener else {
             return;
@@ -286,6 +325,9 @@ impl Parts {
 
 /// The relay's key and certificate.
 const IDENTITY_FILE: &str = "identity.pem";
+
+/// What ends the connections of the relay's former life at once.
+const RESET_KEY_FILE: &str = "reset.key";
 
 /// Studios, connectors, tokens, lines.
 const DATABASE_FILE: &str = "relay.sqlite";

@@ -14,6 +14,8 @@ use crate::{
 const LIMITS: Limits = Limits {
     publishers: 6,
     publishers_per_studio: 5,
+    connectors: 3,
+    connectors_per_studio: 2,
 };
 
 /// A connector that writes down what it is told, a line each.
@@ -398,4 +400,19 @@ async fn a_change_of_the_directory_is_followed_without_being_asked() {
     };
     let ((), ending) = tokio::join!(run, script);
     assert_eq!(ending, Ending::Withdrawn);
+}
+
+#[tokio::test]
+async fn a_connector_that_comes_back_finds_its_own_place() {
+    let stage = Stage::new().await;
+    let has_room = |studio, connector| stage.registry.has_room(studio, connector);
+    let spare = Spki([3; 32]);
+    let _main = stage.connect("truck1", stage.truck1);
+    assert!(has_room("truck1", spare));
+    let _spare = stage.connect("truck1", spare);
+    assert!(!has_room("truck1", Spki([4; 32])), "the studio's limit");
+    assert!(has_room("truck1", spare), "it comes back");
+    assert!(has_room("truck2", stage.truck2));
+    let _other = stage.connect("truck2", stage.truck2);
+    assert!(!has_room("truck2", Spki([4; 32])), "the relay's limit");
 }

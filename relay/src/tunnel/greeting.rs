@@ -170,6 +170,11 @@ async fn talk(
                     return refuse(send, Close::Unknown, Close::Unknown.sentence().to_owned())
                         .await;
                 };
+                if !shared.registry.has_room(&record.studio, spki) {
+                    shared.metrics.refused(Refused::Full);
+                    info!(studio = record.studio, connector = %spki, "no room: limits.connectors, limits.connectors_per_studio");
+                    return refuse(send, Close::Busy, Close::Busy.sentence().to_owned()).await;
+                }
                 control.decoder.set_len_max(MESSAGE_LEN_MAX);
                 let welcome = FromRelay::Welcome {
                     version: VERSION,

@@ -49,6 +49,8 @@ impl Relay {
         let limits = registry::Limits {
             publishers: 8,
             publishers_per_studio: 8,
+            connectors: 8,
+            connectors_per_studio: 8,
         };
         let registry = Registry::new(directory.clone(), metrics.clone(), limits);
         let identity = Identity::ephemeral().unwrap();
