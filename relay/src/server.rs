@@ -25,6 +25,7 @@ use crate::{
     config::Config,
     control::{Bound, Control},
     http,
+    ingest::{Desk, Ingest, RtmpIngest},
     metrics::Metrics,
     registry::{Limits, Registry},
     store::{StoreError, StoreThread, sqlite::Sqlite},
@@ -68,6 +69,7 @@ impl Relay {
         parts.start_control(&mut supervisor, state.path())?;
         parts.start_store(&mut supervisor);
         parts.start_registry(&mut supervisor);
+        parts.start_ingest(&mut supervisor, sockets.rtmp.take())?;
         parts.start_tunnel(&mut supervisor, sockets.tunnel.take(), &bound, state.path())?;
         parts.start_http(&mut supervisor, sockets.http.take());
         parts.tell(&bound);
@@ -235,6 +237,22 @@ impl Parts {
             registry.run(shutdown).await;
             Ok(())
         });
+    }
+
+    fn start_ingest(
+        &self,
+        supervisor: &mut Supervisor,
+        listener: Option<std::net::TcpListener>,
+    ) -> Result<(), Failure> {
+        let Some(listener) = listener else {
+            return Ok(());
+        };
+        let ingest = RtmpIngest::new(listener, (&self.config.limits).into())
+            .map_err(|error| Failure::io("rtmp.listen", &error))?;
+        let desk = Desk::new(self.registry.clone(), self.metrics.clone());
+        let shutdown = supervisor.shutdown_token();
+        supervisor.spawn("ingest", ingest.run(desk, shutdown));
+        Ok(())
     }
 
     fn start_tunnel(

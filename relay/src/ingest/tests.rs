@@ -226,6 +226,8 @@ impl Relay {
             registry::Limits {
                 publishers: 10,
                 publishers_per_studio: 10,
+                connectors: 8,
+                connectors_per_studio: 8,
             },
         );
         let studio = Arc::new(Studio::default());
