@@ -6,3 +6,4 @@
 pub mod feed;
 pub mod hop;
 pub mod meter;
+pub mod studio;

@@ -1,0 +1,168 @@
+//! A bare connector: speaks the tunnel's protocol to a real relay and counts what comes. No playout, no decoder.
+
+use std::{net::UdpSocket, sync::Arc};
+
+use anyhow::{Context, bail};
+use firstmile_shared::{
+    quic::{self, Transport},
+    secret::{StreamKey, from_hex},
+    tls::{Identity, Pins, SERVER_NAME},
+    token::JoinToken,
+    tunnel::{
+        VERSION,
+        control::{
+            self, Decoder, FromConnector, FromRelay, LineDeclaration, MESSAGE_LEN_MAX, Received,
+            Takeover,
+        },
+        unit::{STREAM_LEN_MAX, Unit},
+    },
+};
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::task::JoinSet;
+
+use super::{feed, meter::Arrivals};
+
+/// A session that was welcomed.
+#[derive(Debug)]
+pub struct Studio {
+    connection: Connection,
+    control: Control,
+    salt: [u8; 32],
+}
+
+#[derive(Debug)]
+struct Control {
+    send: SendStream,
+    receive: RecvStream,
+    decoder: Decoder,
+}
+
+impl Studio {
+    /// Dials, redeems `token`, says hello.
+    pub async fn join(token: &JoinToken) -> anyhow::Result<Self> {
+        let identity = Identity::ephemeral()?;
+        let pins = Pins::new(token.pins.clone());
+        let config = quic::client_config(&identity, pins, Transport::default())?;
+        let endpoint = quic::dialer(UdpSocket::bind("127.0.0.1:0")?)?;
+        let address = token.addresses.first().context("an address")?.parse()?;
+        let connection = endpoint.connect_with(config, address, SERVER_NAME)?.await?;
+        let (send, receive) = connection.open_bi().await?;
+        let mut control = Control {
+            send,
+            receive,
+            decoder: Decoder::new(MESSAGE_LEN_MAX),
+        };
+        control
+            .say(&FromConnector::Enrol {
+                token: token.id.clone(),
+                secret: token.secret.clone(),
+                name: "bench".into(),
+            })
+            .await?;
+        control
+            .say(&FromConnector::Hello {
+                version: VERSION,
+                name: "bench".into(),
+                software: "bench-tunnel".into(),
+                session: 1,
+            })
+            .await?;
+        let salt = loop {
+            if let FromRelay::Welcome { salt, .. } = control.hear().await? {
+                break from_hex(&salt).context("the salt")?;
+            }
+        };
+        Ok(Self {
+            connection,
+            control,
+            salt,
+        })
+    }
+
+    /// Declares one line for each key; returns when the relay has stored them.
+    pub async fn declare(&mut self, keys: &[StreamKey], delay_ms: u32) -> anyhow::Result<()> {
+        let lines = (1..)
+            .zip(keys)
+            .map(|(line, key)| LineDeclaration {
+                line,
+                name: format!("Camera {line}"),
+                key_hash: key.hash(&self.salt).to_hex(),
+                enabled: true,
+                delay_ms,
+                takeover: Takeover::default(),
+            })
+            .collect();
+        self.control
+            .say(&FromConnector::Declare {
+                generation: 1,
+                lines,
+            })
+            .await?;
+        loop {
+            if let FromRelay::Declared { refused, .. } = self.control.hear().await? {
+                if refused.is_empty() {
+                    return Ok(());
+                }
+                bail!("lines refused: {refused:?}");
+            }
+        }
+    }
+
+    /// The connection, to hang up.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Counts units until the connection ends.
+    pub async fn count(mut self, arrivals: Arc<Arrivals>) {
+        let mut streams = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = self.connection.accept_uni() => match accepted {
+                    Ok(stream) => {
+                        streams.spawn(count_unit(stream, Arc::clone(&arrivals)));
+                    }
+                    Err(_) => return,
+                },
+                // Read, so that the relay's reports do not pile up.
+                heard = self.control.hear() => if heard.is_err() {
+                    return;
+                },
+                Some(_) = streams.join_next() => {}
+            }
+        }
+    }
+}
+
+async fn count_unit(mut stream: RecvStream, arrivals: Arc<Arrivals>) -> anyhow::Result<()> {
+    let unit = Unit::decode(stream.read_to_end(STREAM_LEN_MAX).await?.into())?;
+    let payload = &unit.access_unit.payload;
+    if let Some(made_us) = feed::made_us(payload) {
+        arrivals.add(payload.len(), made_us);
+    }
+    Ok(())
+}
+
+impl Control {
+    async fn say(&mut self, message: &FromConnector) -> anyhow::Result<()> {
+        Ok(self.send.write_all(&control::encode(message)).await?)
+    }
+
+    /// The next message; waits may be given up without loss.
+    async fn hear(&mut self) -> anyhow::Result<FromRelay> {
+        loop {
+            match self.decoder.poll()? {
+                Some(Received::Message(FromRelay::Refused { message, .. })) => {
+                    bail!("the relay refused: {message}")
+                }
+                Some(Received::Message(message)) => return Ok(message),
+                Some(Received::Unknown(_)) => {}
+                None => {
+                    let chunk = self.receive.read_chunk(MESSAGE_LEN_MAX, true).await?;
+                    let chunk = chunk.context("the relay closed the control stream")?;
+                    self.decoder.buffer_mut().extend_from_slice(&chunk.bytes);
+                }
+            }
+        }
+    }
+}
