@@ -10,7 +10,10 @@ mod pixels;
 use bytes::Bytes;
 use firstmile_shared::media::{Codec, MediaKind};
 
-pub use self::{ffmpeg::FfmpegDecoder, gate::Gate};
+pub use self::{
+    ffmpeg::FfmpegDecoder,
+    gate::{Gate, Pass},
+};
 use crate::output::{FrameRate, Picture, Sound};
 
 /// Decodes one line's picture and sound, one unit at a time, in decode order.
@@ -21,8 +24,9 @@ pub trait Decoder: Send {
     /// keyframe.
     fn decode(&mut self, unit: &CodedUnit, out: &mut Vec<Decoded>) -> Result<(), DecodeError>;
 
-    /// Forgets everything about a track: the next unit of `kind` is a keyframe with a configuration.
-    fn reset(&mut self, kind: MediaKind);
+    /// Gives out what a track still holds and forgets it: the next unit of `kind` is one to start at, with its
+    /// configuration.
+    fn finish(&mut self, kind: MediaKind, out: &mut Vec<Decoded>);
 }
 
 /// What a decoder needs of an access unit.
@@ -116,6 +120,6 @@ pub enum DecodeError {
     Memory,
 }
 
-/// Most pixels of a picture: 4096 x 2304, the largest that a phone or camera sends (33 MB as 8-bit 4:2:2 twice
-/// over would already be 8K). A decoder allocates about 20 pictures of the size that a stranger's stream names.
+/// Most pixels of a picture: 4096 x 2304, the largest that a phone or camera sends. A decoder allocates about 20
+/// pictures of the size that a stranger's stream names: 280 MB at this size, over 1 GB at 8K.
 pub const PIXELS_MAX: u32 = 4096 * 2304;

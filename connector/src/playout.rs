@@ -3,13 +3,32 @@
 //! A [`Playout`] owns the line's two threads; a [`LineHandle`] is how everybody else reaches it, and never waits.
 //! Times are microseconds of the connector's clock ([`firstmile_shared::clock`]).
 
+mod decoding;
+mod feeds;
+mod fps;
+mod jitter;
+mod line;
+mod media_clock;
+mod report;
+mod showing;
+mod slate;
 mod snapshot;
+mod sound;
+mod stats;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    io,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
 
-use firstmile_shared::tunnel::unit::Unit;
+use firstmile_shared::{clock::now_us, media::MediaKind, tunnel::unit::Unit};
 
-use crate::output::{OutputKind, Outputs};
+use self::{decoding::MakeDecoder, line::Line};
+use crate::{
+    decode::{Decoder, FfmpegDecoder},
+    output::{Output, OutputKind, Outputs},
+};
 
 pub use self::snapshot::{
     AudioSnapshot, HistogramSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot,
@@ -56,99 +75,157 @@ pub struct FeedInfo {
 /// A line's threads and its source; the source lives as long as this does.
 #[derive(Debug)]
 pub struct Playout {
-    shared: Arc<Mutex<Shared>>,
+    line: Arc<Line>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// Reaches a line from anywhere; every method returns at once. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LineHandle {
-    shared: Arc<Mutex<Shared>>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    settings: LineSettings,
+    line: Arc<Line>,
 }
 
 impl Playout {
     /// Opens the line's output and starts its threads.
-    pub fn start(
+    pub fn start(settings: LineSettings, outputs: &Outputs) -> io::Result<(Self, LineHandle)> {
+        let output = outputs.open(settings.output, &settings.name);
+        let make = || Ok(Box::new(FfmpegDecoder::new()?) as Box<dyn Decoder>);
+        Self::start_with(settings, output, Box::new(make))
+    }
+
+    fn start_with(
         settings: LineSettings,
-        _outputs: &Outputs,
-    ) -> std::io::Result<(Self, LineHandle)> {
-        let shared = Arc::new(Mutex::new(Shared { settings }));
-        Ok((
-            Self {
-                shared: shared.clone(),
-            },
-            LineHandle { shared },
-        ))
+        output: Box<dyn Output>,
+        make: Box<MakeDecoder>,
+    ) -> io::Result<(Self, LineHandle)> {
+        let shown_as = (output.kind(), output.name().to_owned());
+        let line = Arc::new(Line::new(settings.name, settings.delay_us, shown_as));
+        // Stopped and joined when dropped, also if the second thread can't be had.
+        let mut playout = Self {
+            line: line.clone(),
+            threads: Vec::with_capacity(2),
+        };
+        playout.spawn("output", {
+            let line = line.clone();
+            move || showing::run(&line, output)
+        })?;
+        playout.spawn("decode", {
+            let line = line.clone();
+            move || decoding::run(&line, &*make)
+        })?;
+        Ok((playout, LineHandle { line }))
     }
 
     /// Ends the threads and closes the source. Takes two seconds at most.
     pub fn stop(self) {
-        drop(self.shared);
+        drop(self);
+    }
+
+    fn spawn(&mut self, what: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let name = format!("{what} {}", self.line.name);
+        self.threads
+            .push(thread::Builder::new().name(name).spawn(run)?);
+        Ok(())
+    }
+}
+
+impl Drop for Playout {
+    fn drop(&mut self) {
+        self.line.stop();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
     }
 }
 
 impl LineHandle {
-    /// Takes a unit in; one that is not of a known publisher, or too much, is dropped and counted.
+    /// Takes a unit in; one of a feed that is over is counted as late.
     pub fn push(&self, unit: ArrivedUnit) {
-        drop(unit);
+        let now_us = now_us();
+        let coded = &unit.unit.access_unit;
+        if coded.track != 0 {
+            return;
+        }
+        let is_video = coded.kind() == MediaKind::Video;
+        {
+            let mut stats = self.line.stats();
+            stats.last_arrival_us = Some(unit.arrived_us);
+            if is_video {
+                stats.video_units += 1;
+                // Of the decode time: the composition offset is the encoder's choice, not its lag.
+                let started_us = unit.baseline_us.saturating_add(coded.dts_us);
+                let encoder_us = unit.ingest_us.saturating_sub(started_us);
+                let network_us = unit.arrived_us.saturating_sub(unit.ingest_us);
+                stats.encoder.note(encoder_us.max(0), now_us);
+                stats.network.note(network_us, now_us);
+                stats.network_histogram.note(network_us);
+            } else {
+                stats.audio_units += 1;
+            }
+        }
+        let taken = self.line.feeds().push(unit, self.line.timing(), now_us);
+        if taken {
+            self.line.arrived.notify_one();
+        } else if is_video {
+            self.line.stats().late += 1;
+        }
     }
 
     /// A publisher's units will follow, or are here already.
     pub fn feed_started(&self, feed: FeedInfo) {
-        drop(feed);
+        self.line.feeds().started(feed);
+        self.line.arrived.notify_one();
     }
 
     /// No more units of this publisher. `reason` is one clause for the operator.
     pub fn feed_ended(&self, publisher: u32, reason: String) {
-        drop((publisher, reason));
+        self.line.feeds().ended(publisher, reason);
+        self.line.arrived.notify_one();
     }
 
     /// Units that the relay dropped on purpose: not to be waited for.
-    pub fn dropped(&self, publisher: u32, from_seq: u64, to_seq: u64, video: u32, audio: u32) {
-        let _ = (publisher, from_seq, to_seq, video, audio);
+    pub fn dropped(&self, publisher: u32, from_seq: u64, to_seq: u64, video: u32, _audio: u32) {
+        self.line
+            .feeds()
+            .announce(publisher, from_seq, to_seq, video);
+        self.line.arrived.notify_one();
     }
 
     /// What the relay sees of the publisher, once a second.
     pub fn report(&self, encoder_lag_ms: Option<u32>, bitrate_bps: Option<u64>) {
-        let _ = (encoder_lag_ms, bitrate_bps);
+        let mut stats = self.line.stats();
+        stats.encoder_lag_ms = encoder_lag_ms;
+        stats.bitrate_bps = bitrate_bps;
     }
 
     /// Changes the studio delay at once.
     pub fn set_delay(&self, delay_us: i64) {
-        self.lock().settings.delay_us = delay_us;
+        self.line.set_delay(delay_us);
+        self.line.arrived.notify_one();
     }
 
     /// The line at this moment.
     pub fn snapshot(&self) -> LineSnapshot {
-        let shared = self.lock();
-        LineSnapshot {
-            name: shared.settings.name.clone(),
-            state: LineState::Waiting,
-            reason: Some("waiting for an encoder".to_owned()),
-            relay: None,
-            encoder: None,
-            encoder_lag_ms: None,
-            delay_ms: u32::try_from(shared.settings.delay_us / 1000).unwrap_or(0),
-            video: VideoSnapshot::default(),
-            audio: AudioSnapshot::default(),
-            hops_ms: HopsSnapshot::default(),
-            av_offset_ms: None,
-            bitrate_bps: None,
-            outputs: vec![OutputSnapshot {
-                kind: "null",
-                name: shared.settings.name.clone(),
-                connections: None,
-                tally: Tally::Unknown,
-            }],
-            histograms: Vec::new(),
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        let now_us = now_us();
+        let (feed, is_on, losses) = {
+            let mut feeds = self.line.feeds();
+            (
+                feeds.current().cloned(),
+                feeds.is_on(),
+                feeds.losses(now_us),
+            )
+        };
+        let facts = report::Facts {
+            name: &self.line.name,
+            delay_us: self.line.delay_us(),
+            feed: feed.as_ref(),
+            is_on,
+            losses,
+            now_us,
+        };
+        report::snapshot(&facts, &self.line.stats())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,11 +76,7 @@ impl FfmpegDecoder {
         if fits {
             return Ok(());
         }
-        if let Some(mut old) = slot.take() {
-            old.context.finish();
-            // What is left of the old is shown if it can be; that it can't be is no fault of this unit.
-            let _ = self.receive(&mut old, out);
-        }
+        self.finish(codec.kind(), out);
         if unit.config.is_none() && codec.needs_config() {
             return Err(DecodeError::NoConfig { codec });
         }
@@ -199,9 +195,11 @@ impl Decoder for FfmpegDecoder {
         sent.and(received)
     }
 
-    fn reset(&mut self, kind: MediaKind) {
-        if let Some(track) = self.track(kind) {
-            *track = None;
+    fn finish(&mut self, kind: MediaKind, out: &mut Vec<Decoded>) {
+        if let Some(mut track) = self.track(kind).and_then(Option::take) {
+            track.context.finish();
+            // That the rest can't be shown either is no news.
+            let _ = self.receive(&mut track, out);
         }
         if kind == MediaKind::Audio {
             self.resampler = Resampler::default();

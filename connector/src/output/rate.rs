@@ -23,17 +23,11 @@ impl FrameRate {
         }
     }
 
-    /// The nominal rate that a measured one means: exact where it is within 0.4 % of a usual one (23.976 and 24
-    /// differ by 0.1 %, so the nearest wins), else rounded to a thousandth. `None` outside 1 to 240.
+    /// What a stream declares, exact where it is within 0.1 % of a usual rate, else rounded to a thousandth. `None`
+    /// outside 1 to 240.
     pub fn nominal(fps: f64) -> Option<Self> {
-        if !(1.0..=240.0).contains(&fps) {
-            return None;
-        }
-        let nearest = USUAL
-            .iter()
-            .copied()
-            .min_by(|a, b| (a.fps() - fps).abs().total_cmp(&(b.fps() - fps).abs()))?;
-        if (nearest.fps() - fps).abs() <= fps * 0.004 {
+        let nearest = Self::nearest(fps)?;
+        if (nearest.fps() - fps).abs() <= fps * 0.0004 {
             return Some(nearest);
         }
         #[expect(
@@ -42,6 +36,21 @@ impl FrameRate {
             reason = "between 1,000 and 240,000"
         )]
         Some(Self::new((fps * 1000.0).round() as u32, 1000))
+    }
+
+    /// The usual rate that a measured one means (23.976 and 24 differ by 0.1 %: the nearest wins). `None` if it is
+    /// not within 5 % of one: phones in the dark do 17 fps.
+    pub fn usual(fps: f64) -> Option<Self> {
+        Self::nearest(fps).filter(|nearest| (nearest.fps() - fps).abs() <= fps * 0.05)
+    }
+
+    fn nearest(fps: f64) -> Option<Self> {
+        let distance = |rate: &Self| (rate.fps() - fps).abs();
+        (1.0..=240.0).contains(&fps).then(|| {
+            USUAL
+                .into_iter()
+                .min_by(|a, b| distance(a).total_cmp(&distance(b)))
+        })?
     }
 
     /// Pictures per second.
@@ -85,26 +94,40 @@ mod tests {
 
     #[test]
     fn a_measured_rate_becomes_the_one_that_was_meant() {
-        for (fps, numerator, denominator) in [
-            (23.98, 24000, 1001),
-            (24.001, 24, 1),
-            (25.05, 25, 1),
-            (29.97, 30000, 1001),
-            (29.98, 30000, 1001),
-            (30.02, 30, 1),
-            (59.94, 60000, 1001),
-            (60.1, 60, 1),
-            (48.0, 48000, 1000),
-            (17.3, 17300, 1000),
+        for (fps, expected) in [
+            (23.98, Some((24000, 1001))),
+            (24.001, Some((24, 1))),
+            (25.05, Some((25, 1))),
+            (29.97, Some((30000, 1001))),
+            (29.98, Some((30000, 1001))),
+            (30.02, Some((30, 1))),
+            (59.94, Some((60000, 1001))),
+            (60.1, Some((60, 1))),
+            (17.3, None),
+            (200.0, None),
+            (0.0, None),
+            (f64::NAN, None),
+            (f64::INFINITY, None),
+            (-30.0, None),
         ] {
-            assert_eq!(
-                FrameRate::nominal(fps),
-                Some(FrameRate::new(numerator, denominator)),
-                "{fps}"
-            );
+            let rate = expected.map(|(n, d)| FrameRate::new(n, d));
+            assert_eq!(FrameRate::usual(fps), rate, "{fps}");
         }
-        for fps in [0.0, 0.5, 1000.0, f64::NAN, f64::INFINITY, -30.0] {
-            assert_eq!(FrameRate::nominal(fps), None, "{fps}");
+    }
+
+    #[test]
+    fn a_declared_rate_is_kept() {
+        for (fps, expected) in [
+            (30000.0 / 1001.0, Some((30000, 1001))),
+            (29.97, Some((30000, 1001))),
+            (30.0, Some((30, 1))),
+            (48.0, Some((48000, 1000))),
+            (0.5, None),
+            (1000.0, None),
+            (f64::NAN, None),
+        ] {
+            let rate = expected.map(|(n, d)| FrameRate::new(n, d));
+            assert_eq!(FrameRate::nominal(fps), rate, "{fps}");
         }
         assert_eq!(FrameRate::new(30, 0).interval_us(), 33_333);
         assert_eq!(FrameRate::new(0, 1).interval_us(), 1_000_000);

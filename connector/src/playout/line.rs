@@ -1,0 +1,210 @@
+//! What a line's two threads, its handle and its status share.
+//!
+//! Three locks, held for microseconds and never two at once: coded units (`feeds`), decoded ones (`queue`), and what
+//! was measured (`stats`). The output thread, whose time counts, takes the last two only.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+};
+
+use super::{
+    feeds::Feeds,
+    jitter::Timing,
+    stats::{Histogram, Recent},
+};
+use crate::output::{FrameRate, Picture, Receivers, Sound};
+
+/// The shared state of one line.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) name: String,
+    delay_us: AtomicI64,
+    video_lead_us: AtomicI64,
+    stop: AtomicBool,
+    feeds: Mutex<Feeds>,
+    pub(super) arrived: Condvar,
+    queue: Mutex<Queue>,
+    stats: Mutex<Stats>,
+}
+
+/// Decoded, waiting to be due.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) pictures: VecDeque<QueuedPicture>,
+    pub(super) sounds: VecDeque<QueuedSound>,
+    /// When the last feed was played to its end; `None` while there is one.
+    pub(super) over_us: Option<i64>,
+}
+
+/// A picture in the queue.
+#[derive(Debug)]
+pub(super) struct QueuedPicture {
+    /// Due when the delay is added.
+    pub(super) media_us: i64,
+    pub(super) rate: FrameRate,
+    pub(super) picture: Picture,
+}
+
+/// A block of sound in the queue.
+#[derive(Debug)]
+pub(super) struct QueuedSound {
+    /// Its first sample is due when the delay is added.
+    pub(super) media_us: i64,
+    pub(super) sound: Sound,
+}
+
+/// What was measured. Counters count from the line's start.
+#[derive(Debug)]
+pub(super) struct Stats {
+    pub(super) output: (&'static str, String),
+    pub(super) receivers: Option<Receivers>,
+    pub(super) video_units: u64,
+    pub(super) audio_units: u64,
+    pub(super) last_arrival_us: Option<i64>,
+    pub(super) encoder_lag_ms: Option<u32>,
+    pub(super) bitrate_bps: Option<u64>,
+    pub(super) video: Option<VideoFormat>,
+    pub(super) audio: Option<AudioFormat>,
+    /// Decoded or decodable, but not shown: it was too late, or there was a gap.
+    pub(super) late: u64,
+    pub(super) dropped: u64,
+    pub(super) decode_errors: u64,
+    pub(super) last_decode_error: Option<String>,
+    pub(super) waits_for_keyframe: bool,
+    /// When a picture of a feed was last shown.
+    pub(super) shown_us: Option<i64>,
+    /// Why the last feed ended, and when.
+    pub(super) over: Option<(String, i64)>,
+    pub(super) encoder: Recent,
+    pub(super) network: Recent,
+    pub(super) wait: Recent,
+    pub(super) decode: Recent,
+    /// How long after their due time pictures and sound were sent.
+    pub(super) picture_off: Recent,
+    pub(super) sound_off: Recent,
+    /// How much too late the late ones were.
+    pub(super) lateness: Recent,
+    pub(super) network_histogram: Histogram,
+    pub(super) wait_histogram: Histogram,
+    pub(super) decode_histogram: Histogram,
+    pub(super) output_histogram: Histogram,
+}
+
+/// Of the pictures being decoded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct VideoFormat {
+    pub(super) codec: &'static str,
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) rate: FrameRate,
+}
+
+/// Of the sound being decoded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AudioFormat {
+    pub(super) codec: &'static str,
+    pub(super) sample_rate: u32,
+    pub(super) channels: u32,
+}
+
+impl Line {
+    pub(super) fn new(name: String, delay_us: i64, output: (&'static str, String)) -> Self {
+        let line = Self {
+            name,
+            delay_us: AtomicI64::new(0),
+            video_lead_us: AtomicI64::new(2 * FrameRate::DEFAULT.interval_us()),
+            stop: AtomicBool::new(false),
+            feeds: Mutex::default(),
+            arrived: Condvar::new(),
+            queue: Mutex::default(),
+            stats: Mutex::new(Stats::new(output)),
+        };
+        line.set_delay(delay_us);
+        line
+    }
+
+    pub(super) fn feeds(&self) -> MutexGuard<'_, Feeds> {
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn stats(&self) -> MutexGuard<'_, Stats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn delay_us(&self) -> i64 {
+        self.delay_us.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_delay(&self, delay_us: i64) {
+        self.delay_us
+            .store(delay_us.clamp(0, DELAY_MAX_US), Ordering::Relaxed);
+    }
+
+    pub(super) fn timing(&self) -> Timing {
+        Timing {
+            delay_us: self.delay_us(),
+            video_lead_us: self.video_lead_us.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn set_video_lead(&self, lead_us: i64) {
+        self.video_lead_us.store(lead_us, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Asks both threads to end.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // With the lock, so that the decode thread is either before its check or in its wait.
+        drop(self.feeds());
+        self.arrived.notify_all();
+    }
+}
+
+impl Stats {
+    fn new(output: (&'static str, String)) -> Self {
+        Self {
+            output,
+            receivers: None,
+            video_units: 0,
+            audio_units: 0,
+            last_arrival_us: None,
+            encoder_lag_ms: None,
+            bitrate_bps: None,
+            video: None,
+            audio: None,
+            late: 0,
+            dropped: 0,
+            decode_errors: 0,
+            last_decode_error: None,
+            waits_for_keyframe: false,
+            shown_us: None,
+            over: None,
+            encoder: Recent::default(),
+            network: Recent::default(),
+            wait: Recent::default(),
+            decode: Recent::default(),
+            picture_off: Recent::default(),
+            sound_off: Recent::default(),
+            lateness: Recent::default(),
+            network_histogram: Histogram::new("network"),
+            wait_histogram: Histogram::new("jitter"),
+            decode_histogram: Histogram::new("decode"),
+            output_histogram: Histogram::new("output"),
+        }
+    }
+}
+
+/// Ten times the longest preset; bounds what a line can hold.
+const DELAY_MAX_US: i64 = 30_000_000;

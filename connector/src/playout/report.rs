@@ -1,0 +1,195 @@
+//! A line's status in the operator's words: what the source shows, why, and whose fault it is. Pure.
+
+use super::{
+    line::Stats,
+    snapshot::{
+        AudioSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot, Percentiles, Tally,
+        VideoSnapshot,
+    },
+    stats::to_ms,
+};
+use crate::playout::{FeedInfo, jitter::Losses};
+
+/// What the status is made of, besides the measurements.
+#[derive(Debug)]
+pub(super) struct Facts<'a> {
+    pub(super) name: &'a str,
+    pub(super) delay_us: i64,
+    pub(super) feed: Option<&'a FeedInfo>,
+    /// There is a feed that has not ended.
+    pub(super) is_on: bool,
+    pub(super) losses: Losses,
+    pub(super) now_us: i64,
+}
+
+/// Puts the status together.
+pub(super) fn snapshot(facts: &Facts<'_>, stats: &Stats) -> LineSnapshot {
+    let now_us = facts.now_us;
+    let shows = shows(facts, stats);
+    LineSnapshot {
+        name: facts.name.to_owned(),
+        state: shows,
+        reason: explain(shows, facts, stats),
+        relay: facts.feed.map(|feed| feed.relay.clone()),
+        encoder: facts.feed.map(|feed| feed.encoder.clone()),
+        encoder_lag_ms: stats.encoder_lag_ms,
+        delay_ms: u32::try_from(facts.delay_us / 1000).unwrap_or(0),
+        video: video(facts.losses, stats),
+        audio: AudioSnapshot {
+            codec: stats.audio.map(|audio| audio.codec),
+            sample_rate: stats.audio.map(|audio| audio.sample_rate),
+            channels: stats.audio.map(|audio| audio.channels),
+            units_total: stats.audio_units,
+        },
+        hops_ms: HopsSnapshot {
+            encoder: stats.encoder.percentiles(now_us),
+            relay: Percentiles::default(),
+            network: stats.network.percentiles(now_us),
+            wait: stats.wait.percentiles(now_us),
+            decode: stats.decode.percentiles(now_us),
+        },
+        av_offset_ms: av_offset_us(stats, now_us).map(to_ms),
+        bitrate_bps: stats.bitrate_bps,
+        outputs: vec![OutputSnapshot {
+            kind: stats.output.0,
+            name: stats.output.1.clone(),
+            connections: stats.receivers.map(|receivers| receivers.connections),
+            tally: stats
+                .receivers
+                .map_or(Tally::Unknown, |receivers| receivers.tally),
+        }],
+        histograms: [
+            &stats.network_histogram,
+            &stats.wait_histogram,
+            &stats.decode_histogram,
+            &stats.output_histogram,
+        ]
+        .map(super::stats::Histogram::snapshot)
+        .to_vec(),
+    }
+}
+
+fn video(losses: Losses, stats: &Stats) -> VideoSnapshot {
+    VideoSnapshot {
+        codec: stats.video.map(|video| video.codec),
+        width: stats.video.map(|video| video.width),
+        height: stats.video.map(|video| video.height),
+        fps: stats
+            .video
+            .map(|video| (video.rate.fps() * 1000.0).round() / 1000.0),
+        units_total: stats.video_units,
+        late_total: stats.late + losses.late,
+        dropped_total: stats.dropped + losses.dropped,
+        lost_total: losses.lost,
+        decode_errors_total: stats.decode_errors,
+    }
+}
+
+/// Each is how long after its due time it was sent: the difference is what the ear is off the eye.
+fn av_offset_us(stats: &Stats, now_us: i64) -> Option<i64> {
+    let sound_us = stats.sound_off.percentile_us(500, now_us)?;
+    let picture_us = stats.picture_off.percentile_us(500, now_us)?;
+    Some(sound_us - picture_us)
+}
+
+fn shows(facts: &Facts<'_>, stats: &Stats) -> LineState {
+    match stats.shown_us {
+        Some(shown_us) if facts.now_us - shown_us < FRESH_US => LineState::Live,
+        Some(_) => LineState::Slate,
+        None if stats.over.is_some() => LineState::Slate,
+        None => LineState::Waiting,
+    }
+}
+
+fn explain(shows: LineState, facts: &Facts<'_>, stats: &Stats) -> Option<String> {
+    if shows == LineState::Live {
+        return remark(facts, stats);
+    }
+    if !facts.is_on && facts.feed.is_none() {
+        return Some(match &stats.over {
+            Some((reason, at_us)) => format!("{reason}, {} ago", span(facts.now_us - at_us)),
+            None => "waiting for an encoder".to_owned(),
+        });
+    }
+    Some(no_picture(facts, stats))
+}
+
+/// There is a feed and yet nothing to see.
+fn no_picture(facts: &Facts<'_>, stats: &Stats) -> String {
+    let now_us = facts.now_us;
+    let silent_us = stats.last_arrival_us.map(|at_us| now_us - at_us);
+    match silent_us {
+        None => return "an encoder is connected, nothing has come from it yet".to_owned(),
+        Some(silent_us) if silent_us >= facts.delay_us + FRESH_US => {
+            return format!("nothing has come from the encoder for {}", span(silent_us));
+        }
+        Some(_) => {}
+    }
+    if let Some(late_us) = stats.lateness.percentile_us(950, now_us) {
+        return format!(
+            "pictures come up to {} ms too late for the delay of {} ms ({}): a longer delay would show them",
+            late_us.div_euclid(1000) + 1,
+            facts.delay_us / 1000,
+            culprit(stats, now_us),
+        );
+    }
+    if stats.waits_for_keyframe {
+        return "waiting for the encoder's next keyframe".to_owned();
+    }
+    if let Some(error) = &stats.last_decode_error {
+        return format!("the pictures can't be decoded: {error}");
+    }
+    if stats.video_units == 0 && stats.audio_units > 0 {
+        return "the encoder sends sound but no picture".to_owned();
+    }
+    "the first picture is on its way".to_owned()
+}
+
+/// Live, but not well.
+fn remark(facts: &Facts<'_>, stats: &Stats) -> Option<String> {
+    let now_us = facts.now_us;
+    if !facts.is_on && stats.over.is_some() {
+        return None;
+    }
+    let late = stats.lateness.count(now_us);
+    let shown = stats.picture_off.count(now_us);
+    if late * 50 > late + shown {
+        return Some(format!(
+            "{} % of the pictures of the last 10 s came too late for the delay of {} ms ({})",
+            late * 100 / (late + shown),
+            facts.delay_us / 1000,
+            culprit(stats, now_us),
+        ));
+    }
+    None
+}
+
+/// Which side holds pictures back most.
+fn culprit(stats: &Stats, now_us: i64) -> &'static str {
+    let encoder_us = stats.encoder.percentile_us(950, now_us).unwrap_or(0);
+    let network_us = stats.network.percentile_us(950, now_us).unwrap_or(0);
+    let decode_us = stats.decode.percentile_us(950, now_us).unwrap_or(0);
+    if encoder_us >= network_us && encoder_us >= decode_us {
+        "most of it in the encoder and its uplink"
+    } else if network_us >= decode_us {
+        "most of it between the relay and this studio"
+    } else {
+        "most of it in this computer's decoder"
+    }
+}
+
+/// "12 s", "3 min".
+fn span(us: i64) -> String {
+    let seconds = us.max(0) / 1_000_000;
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3_600),
+    }
+}
+
+/// A picture is new for so long: two at 2 fps.
+const FRESH_US: i64 = 1_000_000;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! The output thread of a line: an absolute schedule, and nothing else.
+//!
+//! It owns the output for the line's whole life. A picture is sent when it is due, sound too; while there is no
+//! picture the last one is repeated, and later a card; while there is no sound there is silence.
+
+use std::sync::{Arc, OnceLock};
+
+use firstmile_shared::clock::now_us;
+
+use super::{
+    line::{Line, QueuedPicture, QueuedSound},
+    slate,
+    snapshot::Tally,
+    sound::SoundRun,
+};
+use crate::{
+    os::wait_until,
+    output::{BufferPool, FrameRate, Output, Picture, Sound},
+};
+
+/// Runs until the line stops, then closes the output.
+pub(super) fn run(line: &Line, output: Box<dyn Output>) {
+    let mut showing = Showing::new(line, output, now_us());
+    while !line.is_stopping() {
+        showing.step(now_us());
+        wait_until(showing.wake_us(now_us()));
+    }
+}
+
+struct Showing<'a> {
+    line: &'a Line,
+    output: Box<dyn Output>,
+    pool: BufferPool,
+    cadence: Cadence,
+    run: SoundRun,
+    channels: usize,
+    rate: FrameRate,
+    picture: Arc<Picture>,
+    /// What is shown is the card, not a picture of a feed.
+    is_card: bool,
+    sent_us: i64,
+    /// When a picture and when a sound of a feed was last sent.
+    fresh_us: Option<i64>,
+    sound_us: Option<i64>,
+    on_program_us: Option<i64>,
+    next_look_us: i64,
+}
+
+impl<'a> Showing<'a> {
+    fn new(line: &'a Line, output: Box<dyn Output>, now_us: i64) -> Self {
+        let pool = BufferPool::default();
+        Self {
+            line,
+            output,
+            picture: Arc::new(slate::card(&pool, CARD_WIDTH, CARD_HEIGHT)),
+            pool,
+            cadence: Cadence::default(),
+            run: SoundRun::default(),
+            channels: 2,
+            rate: FrameRate::DEFAULT,
+            is_card: true,
+            sent_us: now_us - REPEAT_US,
+            fresh_us: None,
+            sound_us: None,
+            on_program_us: None,
+            next_look_us: now_us,
+        }
+    }
+
+    /// Does all that is due.
+    fn step(&mut self, now_us: i64) {
+        while let Some(sound) = self.due_sound(now_us) {
+            self.play(&sound, now_us);
+        }
+        self.play_silence(now_us);
+        if let Some((picture, due_us)) = self.due_picture(now_us) {
+            self.show(picture, due_us, now_us);
+        } else if now_us - self.sent_us >= REPEAT_US {
+            self.repeat(now_us);
+        }
+        if now_us >= self.next_look_us {
+            self.next_look_us = now_us + LOOK_EVERY_US;
+            self.look(now_us);
+        }
+    }
+
+    /// When something is due next, or to be looked for.
+    fn wake_us(&self, now_us: i64) -> i64 {
+        let delay_us = self.line.delay_us();
+        let queue = self.line.queue();
+        let picture = queue
+            .pictures
+            .front()
+            .map(|next| self.cadence.at_us(next.media_us + delay_us, next.rate));
+        let sound = queue
+            .sounds
+            .front()
+            .map(|next| self.run.start_us(next.media_us + delay_us));
+        let silence = self.run.silence_at_us(self.patience_us(now_us));
+        [picture, sound, silence]
+            .into_iter()
+            .flatten()
+            .fold(self.sent_us + REPEAT_US, i64::min)
+            .clamp(now_us, now_us + STEP_MAX_US)
+    }
+
+    /// The next picture, if it is due. One that is past its time by more than a frame is left out if there is a newer.
+    fn due_picture(&mut self, now_us: i64) -> Option<(QueuedPicture, i64)> {
+        let delay_us = self.line.delay_us();
+        let mut late = 0;
+        let mut queue = self.line.queue();
+        let due = loop {
+            let Some(next) = queue.pictures.front() else {
+                break None;
+            };
+            let due_us = next.media_us + delay_us;
+            if queue.pictures.len() > 1 && now_us > due_us + next.rate.interval_us() {
+                queue.pictures.pop_front();
+                late += 1;
+                continue;
+            }
+            break (self.cadence.at_us(due_us, next.rate) <= now_us)
+                .then(|| queue.pictures.pop_front())
+                .flatten()
+                .map(|picture| (picture, due_us));
+        };
+        drop(queue);
+        if late > 0 {
+            self.line.stats().late += late;
+        }
+        due
+    }
+
+    fn show(&mut self, next: QueuedPicture, due_us: i64, now_us: i64) {
+        let at_us = self.cadence.shown(due_us, next.rate);
+        self.picture = Arc::new(next.picture);
+        self.rate = next.rate;
+        self.is_card = false;
+        self.fresh_us = Some(now_us);
+        self.send(at_us, now_us);
+        let mut stats = self.line.stats();
+        stats.shown_us = Some(now_us);
+        stats.picture_off.note(now_us - due_us, now_us);
+        stats.output_histogram.note(now_us - due_us);
+    }
+
+    /// Holds the last picture, or puts the card in its place when it may.
+    fn repeat(&mut self, now_us: i64) {
+        if !self.is_card && self.may_show_card(now_us) {
+            let (width, height) = (self.picture.width, self.picture.height);
+            self.picture = Arc::new(slate::card(&self.pool, width, height));
+            self.is_card = true;
+        }
+        self.send(now_us, now_us);
+    }
+
+    /// Not while on program, nor for a while after; and not for a feed that only stutters.
+    fn may_show_card(&self, now_us: i64) -> bool {
+        let since = |then_us: i64| now_us - then_us;
+        let is_off_program = self
+            .on_program_us
+            .is_none_or(|us| since(us) >= OFF_PROGRAM_US);
+        let idle_us = self.fresh_us.map_or(i64::MAX, since);
+        let over_us = self.line.queue().over_us;
+        let is_over = match over_us {
+            Some(over_us) => since(over_us).min(idle_us) >= HOLD_US,
+            None => idle_us >= STALLED_US,
+        };
+        is_off_program && is_over
+    }
+
+    fn send(&mut self, at_us: i64, now_us: i64) {
+        self.output.show(&self.picture, self.rate, timecode(at_us));
+        self.sent_us = now_us;
+    }
+
+    fn due_sound(&mut self, now_us: i64) -> Option<QueuedSound> {
+        let delay_us = self.line.delay_us();
+        let mut queue = self.line.queue();
+        let next = queue.sounds.front()?;
+        (self.run.start_us(next.media_us + delay_us) <= now_us).then(|| queue.sounds.pop_front())?
+    }
+
+    fn play(&mut self, next: &QueuedSound, now_us: i64) {
+        let due_us = next.media_us + self.line.delay_us();
+        let sound = &next.sound;
+        self.channels = sound.channels();
+        self.sound_us = Some(now_us);
+        let join = self.run.play(due_us, sound.frames());
+        if join.silence > 0 {
+            let silence = Sound::silence(self.channels, join.silence);
+            self.output.play(&silence, timecode(join.due_us));
+        }
+        let first_us = join.due_us + i64::try_from(join.silence).unwrap_or(0) * 1000 / 48;
+        if join.cut == 0 {
+            self.output.play(sound, timecode(first_us));
+            self.line.stats().sound_off.note(now_us - due_us, now_us);
+        } else if join.cut < sound.frames() {
+            self.output
+                .play(&sound.without_start(join.cut), timecode(first_us));
+        }
+    }
+
+    fn play_silence(&mut self, now_us: i64) {
+        let patience_us = self.patience_us(now_us);
+        while let Some((due_us, frames)) = self.run.silence(now_us, patience_us) {
+            let silence = Sound::silence(self.channels, frames);
+            self.output.play(&silence, timecode(due_us));
+        }
+    }
+
+    /// A feed's sound may come a little late; without a feed nothing is waited for.
+    fn patience_us(&self, now_us: i64) -> i64 {
+        match self.sound_us {
+            Some(sound_us) if now_us - sound_us < FEED_SOUND_US => PATIENCE_US,
+            _ => 0,
+        }
+    }
+
+    fn look(&mut self, now_us: i64) {
+        let receivers = self.output.receivers();
+        if receivers.is_some_and(|receivers| receivers.tally == Tally::Program) {
+            self.on_program_us = Some(now_us);
+        }
+        self.line.stats().receivers = receivers;
+    }
+}
+
+/// Evens out time stamps: RTMP has whole milliseconds, so 30 fps come as 33, 33 and 34.
+#[derive(Debug, Default)]
+struct Cadence {
+    next_us: Option<i64>,
+}
+
+impl Cadence {
+    /// When a picture that is due at `due_us` is to be sent: where the run expects it, drawn to the time stamp.
+    fn at_us(&self, due_us: i64, rate: FrameRate) -> i64 {
+        match self.next_us {
+            Some(next_us)
+                if (due_us - next_us).abs() <= EVEN_MAX_US.min(rate.interval_us() / 4) =>
+            {
+                next_us + (due_us - next_us) / EVEN_FOLLOW
+            }
+            _ => due_us,
+        }
+    }
+
+    fn shown(&mut self, due_us: i64, rate: FrameRate) -> i64 {
+        let at_us = self.at_us(due_us, rate);
+        self.next_us = Some(at_us + rate.interval_us());
+        at_us
+    }
+}
+
+/// A time of our clock as NDI writes it: 100 ns since the Unix epoch. One base for the whole process, taken once: a
+/// clock that is set later must not tear pictures and sound apart.
+fn timecode(at_us: i64) -> i64 {
+    static EPOCH_US: OnceLock<i64> = OnceLock::new();
+    let epoch_us = EPOCH_US.get_or_init(|| {
+        let unix_us = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |elapsed| i64::try_from(elapsed.as_micros()).unwrap_or(0));
+        unix_us - now_us()
+    });
+    (epoch_us + at_us) * 10
+}
+
+/// Five a second keep a source alive in every receiver and cost next to nothing.
+const REPEAT_US: i64 = 200_000;
+
+/// After the end of a feed the last picture is held so long before the card may come.
+const HOLD_US: i64 = 2_000_000;
+
+/// A feed without pictures for so long is as good as ended.
+const STALLED_US: i64 = 10_000_000;
+
+/// What was on program so recently may be cut back to.
+const OFF_PROGRAM_US: i64 = 10_000_000;
+
+/// How late sound may be before silence takes its place.
+const PATIENCE_US: i64 = 60_000;
+
+/// Without sound for so long, a feed has none.
+const FEED_SOUND_US: i64 = 1_000_000;
+
+const LOOK_EVERY_US: i64 = 100_000;
+
+/// What comes into the queue is looked for so often.
+const STEP_MAX_US: i64 = 5_000;
+
+/// Deviations up to this are wobble; larger ones are meant.
+const EVEN_MAX_US: i64 = 3_000;
+const EVEN_FOLLOW: i64 = 4;
+
+const CARD_WIDTH: u32 = 1280;
+const CARD_HEIGHT: u32 = 720;
+
+#[cfg(test)]
+mod tests;
