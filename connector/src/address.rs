@@ -2,7 +2,7 @@
 
 use firstmile_shared::{
     config::{join_host_port, split_host_port},
-    secret::StreamKey,
+    secret::{Secret, StreamKey},
 };
 
 use crate::tunnel::RelaySnapshot;
@@ -13,7 +13,7 @@ pub struct Addresses {
     /// `rtmp://HOST/STUDIO`, for encoders that ask for server and key apart.
     pub server: Option<String>,
     /// `rtmp[s]://HOST[:PORT]/STUDIO/KEY`, best first.
-    pub urls: Vec<String>,
+    pub urls: Vec<Secret>,
 }
 
 /// The addresses of the line with this key at the relays that were joined.
@@ -21,7 +21,7 @@ pub fn of(key: &StreamKey, relays: &[RelaySnapshot]) -> Addresses {
     let servers: Vec<String> = relays.iter().flat_map(servers).collect();
     Addresses {
         urls: (servers.iter())
-            .map(|server| format!("{server}/{}", key.expose()))
+            .map(|server| Secret::new(format!("{server}/{}", key.expose())))
             .collect(),
         server: servers.into_iter().next(),
     }
@@ -123,7 +123,8 @@ mod tests {
             };
             let addresses = of(&key, &[relay]);
             assert_eq!(addresses.server.as_deref(), Some(server));
-            assert_eq!(addresses.urls, urls);
+            let shown: Vec<_> = addresses.urls.iter().map(Secret::expose).collect();
+            assert_eq!(shown, urls);
         }
         assert_eq!(of(&key, &[]), Addresses::default());
     }

@@ -223,7 +223,7 @@ async fn line(place: &Place, command: LineCommand) -> Result<(), Failure> {
                     "the address of {name:?} is known once a relay was joined: {PROGRAM} join"
                 ))
             })?;
-            print(&format!("{url}\n"))
+            print(&format!("{}\n", url.expose()))
         }
         LineCommand::Set { name, settings } => {
             let settings = input::settings(&settings)?;

@@ -118,7 +118,7 @@ pub struct LineInfo {
     /// The stream key.
     pub key: Secret,
     /// Whole addresses, key included, best first; empty before a relay was joined.
-    pub urls: Vec<String>,
+    pub urls: Vec<Secret>,
     /// `rtmp://HOST/STUDIO` for encoders that ask for server and key apart.
     pub server: Option<String>,
     /// Whether it takes a feed.

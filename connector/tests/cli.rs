@@ -419,12 +419,6 @@ fn a_taken_port_costs_the_page_and_not_the_lines() {
     let home = Home::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    fs::create_dir_all(home.state()).unwrap();
-    fs::set_permissions(
-        home.state(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o700),
-    )
-    .unwrap();
     let mut child = home
         .command(&["run"])
         .env("FIRSTMILE_CONNECTOR__HTTP__LISTEN", &address)

@@ -1,5 +1,6 @@
 //! What a person reads: aligned columns, plain words, and nothing that could steer a terminal.
 
+use firstmile_shared::secret::Secret;
 use serde_json::Value;
 
 use crate::control::LineInfo;
@@ -8,7 +9,7 @@ use crate::control::LineInfo;
 pub(super) fn added(info: &LineInfo) -> String {
     let url = info.urls.first().map_or(
         "(known once a relay was joined: firstmile-connector join)",
-        String::as_str,
+        Secret::expose,
     );
     format!("url: {url}\nkey: {}\n", info.key.expose())
 }
@@ -23,7 +24,7 @@ pub(super) fn lines(infos: &[LineInfo]) -> String {
         let url = info
             .urls
             .first()
-            .map_or("(no relay joined)", String::as_str);
+            .map_or("(no relay joined)", Secret::expose);
         let enabled = if info.enabled { "on" } else { "off" };
         table.row([&info.name, enabled, &format!("{} ms", info.delay_ms), url]);
     }

@@ -179,7 +179,7 @@ pub(super) async fn qr(
             "the address is known once this connector has joined a relay",
         ));
     };
-    let code = QrCode::with_error_correction_level(&url, EcLevel::M)
+    let code = QrCode::with_error_correction_level(url.expose(), EcLevel::M)
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let picture = code.render::<svg::Color>().min_dimensions(240, 240).build();
     Ok(([(header::CONTENT_TYPE, "image/svg+xml")], picture).into_response())
