@@ -1,8 +1,10 @@
 //! Real encoders against the ingest: what they send must come out as it went in.
 //!
-//! `ffmpeg` signs its handshake and speaks classic FLV; GStreamer's `rtmp2sink` shakes hands plainly, compresses
+//! `ffmpeg` signs its handshake and speaks classic FLV; `GStreamer` (`rtmp2sink`) shakes hands plainly, compresses
 //! headers and numbers its commands 0. A missing program skips its tests and says so; with
 //! `FIRSTMILE_REQUIRE_FFMPEG=1` a missing ffmpeg is a failure.
+
+#![allow(clippy::unwrap_used, reason = "a test that goes wrong may panic")]
 
 use std::{
     process::{Command, Output, Stdio},
@@ -12,9 +14,10 @@ use std::{
 
 use firstmile_relay::{
     auth::Directory,
-    ingest::{Desk, Ingest, Limits, RtmpIngest},
+    config::LimitsConfig,
+    ingest::{Desk, Ingest, RtmpIngest},
     metrics::Metrics,
-    registry::{self, FeedStart, Registry, Subscriber, Subscription},
+    registry::{FeedStart, Registry, Subscriber, Subscription},
     store::{StoreThread, sqlite::Sqlite},
 };
 use firstmile_shared::{
@@ -204,22 +207,13 @@ impl Relay {
         };
         directory.declare(spki, 1, vec![line]).await.unwrap();
         let metrics = Arc::new(Metrics::new());
-        let limits = registry::Limits {
-            publishers: 10,
-            publishers_per_studio: 10,
-        };
-        let registry = Registry::new(directory, metrics.clone(), limits);
+        let limits = LimitsConfig::default();
+        let registry = Registry::new(directory, metrics.clone(), (&limits).into());
         let studio = Arc::new(Studio::default());
         let subscription = registry.subscribe("truck1", spki, studio.clone());
 
         let listener = net::bind_tcp(&Listen::at("127.0.0.1", 0), "rtmp.listen");
-        let limits = Limits {
-            connections: 10,
-            connections_per_address: 10,
-            handshake_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(10),
-        };
-        let rtmp = RtmpIngest::new(listener.unwrap().unwrap(), limits).unwrap();
+        let rtmp = RtmpIngest::new(listener.unwrap().unwrap(), (&limits).into()).unwrap();
         let address = rtmp.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let mut ingest = JoinSet::new();

@@ -2,6 +2,7 @@
 //! the programs themselves as a running show.
 
 pub mod bench;
+pub mod encoder;
 pub mod harness;
 pub mod ndi;
 pub mod picture;
