@@ -116,6 +116,11 @@ impl Playout {
         Ok((playout, LineHandle { line }))
     }
 
+    /// Whether its threads run. One that does not has a fault and has to be started anew.
+    pub fn is_running(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// Ends the threads and closes the source. Takes two seconds at most.
     pub fn stop(self) {
         drop(self);

@@ -72,17 +72,15 @@ impl Stage {
             .filter(|line| line.enabled)
             .map(|line| (line.id, self.settings(line)))
             .collect();
-        lock(&self.faults).retain(|line, _| wanted.contains_key(line));
+        lock(&self.faults).retain(|line, fault| wanted.contains_key(line) && !fault.is_over());
         let gone: Vec<u32> = (players.iter())
             .filter(|(line, player)| !wanted.get(line).is_some_and(|new| player.can_take(new)))
             .map(|(line, _)| *line)
             .collect();
         for line in gone {
-            self.handles_mut(|handles| drop(handles.remove(&line)));
-            if let Some(player) = players.remove(&line) {
-                player.stop();
-            }
+            self.end(line, &mut players);
         }
+        self.end_broken(&mut players);
         for (line, settings) in wanted {
             match players.get_mut(&line) {
                 Some(player) => player.take(settings),
@@ -119,6 +117,37 @@ impl Stage {
         idle_snapshot(line, reason)
     }
 
+    /// A fault of one line ends here: it is started again after a pause, the others play on.
+    fn end_broken(&self, players: &mut BTreeMap<u32, Player>) {
+        let broken: Vec<u32> = (players.iter())
+            .filter(|(_, player)| !player.playout.is_running())
+            .map(|(line, _)| *line)
+            .collect();
+        for line in broken {
+            self.end(line, players);
+            self.note_fault(line, "it stopped by a fault".to_owned());
+        }
+    }
+
+    fn end(&self, line: u32, players: &mut BTreeMap<u32, Player>) {
+        self.handles_mut(|handles| drop(handles.remove(&line)));
+        if let Some(player) = players.remove(&line) {
+            player.stop();
+        }
+    }
+
+    fn note_fault(&self, line: u32, message: String) {
+        error!(line, "{message}");
+        let mut faults = lock(&self.faults);
+        let fault = faults.entry(line).or_insert_with(|| Fault {
+            message: String::new(),
+            backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
+            retry_at: Instant::now(),
+        });
+        fault.message = message;
+        fault.retry_at = Instant::now() + fault.backoff.next_wait(supervisor::random());
+    }
+
     fn settings(&self, line: &Line) -> LineSettings {
         LineSettings {
             name: line.name.clone(),
@@ -129,8 +158,8 @@ impl Stage {
 
     /// A line that can't be started is tried again later; the others never notice.
     fn start(&self, line: u32, settings: LineSettings, players: &mut BTreeMap<u32, Player>) {
-        let mut faults = lock(&self.faults);
-        if (faults.get(&line)).is_some_and(|fault| Instant::now() < fault.retry_at) {
+        let is_pausing = (lock(&self.faults).get(&line)).is_some_and(Fault::is_pausing);
+        if is_pausing {
             return;
         }
         let started = catch_unwind(AssertUnwindSafe(|| {
@@ -138,33 +167,32 @@ impl Stage {
         }));
         match started.unwrap_or_else(|_| Err(io::Error::other("it panicked"))) {
             Ok((playout, handle)) => {
-                faults.remove(&line);
                 info!(line = settings.name, "line is up");
                 self.handles_mut(|handles| drop(handles.insert(line, handle.clone())));
-                players.insert(
-                    line,
-                    Player {
-                        playout,
-                        handle,
-                        settings,
-                    },
-                );
+                let player = Player {
+                    playout,
+                    handle,
+                    settings,
+                };
+                players.insert(line, player);
             }
-            Err(error) => {
-                error!(line = settings.name, %error, "the line could not be started");
-                let fault = faults.entry(line).or_insert_with(|| Fault {
-                    message: String::new(),
-                    backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
-                    retry_at: Instant::now(),
-                });
-                fault.message = format!("its output could not be started: {error}");
-                fault.retry_at = Instant::now() + fault.backoff.next_wait(supervisor::random());
-            }
+            Err(error) => self.note_fault(line, format!("it could not be started: {error}")),
         }
     }
 
     fn handles_mut(&self, change: impl FnOnce(&mut BTreeMap<u32, LineHandle>)) {
         change(&mut self.handles.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Fault {
+    fn is_pausing(&self) -> bool {
+        Instant::now() < self.retry_at
+    }
+
+    /// It has run since for long enough that a next fault is another one.
+    fn is_over(&self) -> bool {
+        Instant::now() > self.retry_at + FORGET_AFTER
     }
 }
 
@@ -221,3 +249,4 @@ fn idle_snapshot(line: &Line, reason: String) -> LineSnapshot {
 
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+const FORGET_AFTER: Duration = Duration::from_mins(1);
