@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod decode;
 pub mod http;
+pub mod identity;
 pub mod lines;
 pub mod metrics;
 pub mod os;

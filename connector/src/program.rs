@@ -222,7 +222,6 @@ fn start_socket(
 /// The relays and the identity of a state folder, for the program and for a command line alone.
 pub fn open_tunnels(state: &StateDir, lines: &Lines) -> Result<Tunnels, Failure> {
     Tunnels::open(state.path(), lines.clone())
-        .map_err(|error| Failure::config(format!("{error:#}")))
 }
 
 fn run_file(page: Option<SocketAddr>) -> RunFile {

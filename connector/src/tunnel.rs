@@ -1,12 +1,48 @@
-//! The connections to the relays: their interface, until the sessions are in.
+//! The connections to the relays: joined once, kept from then on.
+//!
+//! [`Tunnels::run`] keeps one loop for each relay of the book: dial, greet, serve, and after a pause dial again.
+//! That loop is the only one that retries. What a relay refuses for good (another key, an unknown connector) is
+//! tried again every half minute only, and says why.
+//!
+//! Not here: what becomes of the units ([`crate::playout`]), and the wire formats ([`firstmile_shared::tunnel`]).
 
-use std::path::Path;
+mod book;
+mod control_stream;
+mod dial;
+mod ended;
+mod receiver;
+mod relay_clock;
+mod session;
 
-use firstmile_shared::{exit::ExitCode, token::JoinToken, tunnel::control::IngestAddresses};
+use std::{
+    collections::HashMap,
+    io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use firstmile_shared::{
+    backoff::Backoff,
+    exit::{ExitCode, Failure},
+    supervisor::random,
+    tls::{Identity, Spki, WrongPin},
+    token::JoinToken,
+    tunnel::{close::Close, control::IngestAddresses},
+};
 use serde::Serialize;
+use tokio::{sync::watch, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
 
-use crate::lines::Lines;
+use self::{
+    book::{Book, Relay},
+    dial::DialError,
+    ended::Ended,
+    relay_clock::RelayClock,
+    session::Session,
+};
+use crate::{identity, lines::Lines};
 
 /// How the connection to a relay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -27,13 +63,13 @@ pub struct RelaySnapshot {
     pub address: String,
     /// How the connection is.
     pub state: RelayState,
-    /// Why it is not connected.
+    /// Why it is not connected, or what the relay could not take.
     pub reason: Option<String>,
     /// `quic`.
     pub transport: &'static str,
     /// Round trip, milliseconds.
     pub rtt_ms: Option<f64>,
-    /// Of the last seconds.
+    /// Of the last seconds, as the relay counts.
     pub lost_percent: Option<f64>,
     /// The studio that was joined there.
     pub studio: Option<String>,
@@ -42,8 +78,23 @@ pub struct RelaySnapshot {
     pub ingest: IngestAddresses,
 }
 
+impl RelaySnapshot {
+    fn dialing(relay: &Relay) -> Self {
+        Self {
+            address: relay.name().to_owned(),
+            state: RelayState::Dialing,
+            reason: None,
+            transport: "quic",
+            rtt_ms: None,
+            lost_percent: None,
+            studio: Some(relay.studio.clone()),
+            ingest: IngestAddresses::default(),
+        }
+    }
+}
+
 /// What joining led to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
     /// The studio.
     pub studio: String,
@@ -51,50 +102,376 @@ pub struct Joined {
     pub relay: String,
 }
 
-/// Why a token was not redeemed.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("this build can't connect to relays yet")]
-pub struct JoinError;
+/// Why a token was not redeemed. Each with what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// Another relay than the token's answers at its address.
+    #[error(transparent)]
+    WrongPin(WrongPin),
+    /// The relay does not take the token.
+    #[error("{message}")]
+    Refused {
+        /// The relay's own sentence.
+        message: String,
+    },
+    /// The relay can't be reached, or the connection broke.
+    #[error("{message}; nothing is lost: the same token can be used again")]
+    Unavailable {
+        /// What was tried.
+        message: String,
+    },
+    /// It was redeemed and can't be remembered.
+    #[error(
+        "joined, but {file} can't be written ({error}); mend that and join again with the same token"
+    )]
+    Store {
+        /// `relays.json`.
+        file: &'static str,
+        /// The system's reason.
+        error: io::Error,
+    },
+}
 
 impl JoinError {
     /// For the command line.
     pub const fn exit_code(&self) -> ExitCode {
-        ExitCode::Unavailable
+        match self {
+            Self::WrongPin(_) | Self::Refused { .. } => ExitCode::Refused,
+            Self::Unavailable { .. } => ExitCode::Unavailable,
+            Self::Store { .. } => ExitCode::Io,
+        }
     }
+}
+
+impl From<DialError> for JoinError {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::WrongPin(wrong) => Self::WrongPin(wrong),
+            DialError::Unreachable { .. } => Self::Unavailable {
+                message: error.to_string(),
+            },
+        }
+    }
+}
+
+impl From<Ended> for JoinError {
+    fn from(ended: Ended) -> Self {
+        let message = ended.to_string();
+        if ended.is_refusal() {
+            Self::Refused { message }
+        } else {
+            Self::Unavailable { message }
+        }
+    }
+}
+
+/// Why a relay was not left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaveError {
+    /// No relay of that name.
+    #[error("there is no relay {name:?}; {}", if .known.is_empty() { "none was joined".to_owned() } else { format!("joined are {}", .known.join(", ")) })]
+    Unknown {
+        /// As given.
+        name: String,
+        /// Those that were joined.
+        known: Vec<String>,
+    },
+    /// The list could not be written.
+    #[error("relays.json can't be written: {0}")]
+    Io(#[from] io::Error),
 }
 
 /// All relays that were joined. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Tunnels {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    identity: Identity,
     lines: Lines,
+    book: Mutex<Book>,
+    /// Counts the changes of the book.
+    changes: watch::Sender<u64>,
+    /// By the relay's first pin.
+    states: Mutex<HashMap<Spki, RelaySnapshot>>,
 }
 
 impl Tunnels {
-    /// Over a state folder.
-    pub fn open(_state_dir: &Path, lines: Lines) -> anyhow::Result<Self> {
-        Ok(Self { lines })
+    /// The relays and the identity of a state folder. Reads, and at the first start writes, the disk.
+    pub fn open(state_dir: &Path, lines: Lines) -> Result<Self, Failure> {
+        Ok(Self {
+            shared: Arc::new(Shared {
+                identity: identity::load(state_dir)?,
+                lines,
+                book: Mutex::new(Book::open(&state_dir.join(BOOK_FILE))?),
+                changes: watch::Sender::new(0),
+                states: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Who this connector is to relays.
+    pub fn spki(&self) -> Spki {
+        self.shared.identity.spki()
     }
 
     /// Keeps a connection to every relay until `shutdown`.
     pub async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let _ = self.lines.watch();
-        shutdown.cancelled().await;
+        let mut changes = self.shared.changes.subscribe();
+        let mut running: HashMap<Spki, (Relay, CancellationToken)> = HashMap::new();
+        let mut loops = JoinSet::new();
+        loop {
+            changes.mark_unchanged();
+            let relays = self.relays();
+            running.retain(|_, (relay, stop)| {
+                let is_kept = relays.contains(relay);
+                if !is_kept {
+                    stop.cancel();
+                }
+                is_kept
+            });
+            for relay in relays {
+                let Some(id) = relay.pins.first().copied() else {
+                    continue;
+                };
+                if running.contains_key(&id) {
+                    continue;
+                }
+                let stop = shutdown.child_token();
+                running.insert(id, (relay.clone(), stop.clone()));
+                let span = info_span!("relay", address = relay.name());
+                let shared = self.shared.clone();
+                loops.spawn(async move { keep(&shared, id, relay, stop).await }.instrument(span));
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                _ = changes.changed() => {}
+                // One that was stopped; or one that broke: then all start again.
+                Some(ended) = loops.join_next() => ended?,
+            }
+        }
+        while loops.join_next().await.is_some() {}
         Ok(())
     }
 
-    /// Dials, pins, enrols and remembers.
-    #[expect(clippy::unused_async, reason = "it will dial")]
-    pub async fn join(&self, _token: &JoinToken) -> Result<Joined, JoinError> {
-        Err(JoinError)
+    /// Dials, checks the relay's key, redeems the token and remembers the relay.
+    pub async fn join(&self, token: &JoinToken) -> Result<Joined, JoinError> {
+        let shared = &self.shared;
+        let dialed = dial::dial(&token.addresses, &token.pins, &shared.identity).await?;
+        let address = dialed.address.clone();
+        let studio = session::enrol(dialed, token).await?;
+        info!(studio, relay = address, "joined");
+        // The one that answered is the best, whatever the token says.
+        let mut addresses = token.addresses.clone();
+        addresses.sort_by_key(|known| *known != address);
+        let relay = Relay {
+            addresses,
+            pins: token.pins.clone(),
+            studio: studio.clone(),
+        };
+        let shared = shared.clone();
+        let stored = tokio::task::spawn_blocking(move || {
+            lock(&shared.book).add(relay)?;
+            shared.changes.send_modify(|changes| *changes += 1);
+            Ok(())
+        });
+        let stored = stored
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)));
+        match stored {
+            Ok(()) => Ok(Joined {
+                studio,
+                relay: address,
+            }),
+            Err(error) => Err(JoinError::Store {
+                file: BOOK_FILE,
+                error,
+            }),
+        }
     }
 
-    /// Forgets a relay.
-    pub fn leave(&self, relay: &str) -> anyhow::Result<()> {
-        anyhow::bail!("there is no relay {relay:?}")
+    /// Forgets a relay, by any of its addresses or hosts. Writes the disk.
+    pub fn leave(&self, relay: &str) -> Result<(), LeaveError> {
+        let mut book = lock(&self.shared.book);
+        if !book.remove(relay)? {
+            return Err(LeaveError::Unknown {
+                name: relay.to_owned(),
+                known: book
+                    .relays()
+                    .iter()
+                    .map(|relay| relay.name().to_owned())
+                    .collect(),
+            });
+        }
+        drop(book);
+        self.shared.changes.send_modify(|changes| *changes += 1);
+        Ok(())
     }
 
     /// Every relay at this moment.
     pub fn snapshot(&self) -> Vec<RelaySnapshot> {
-        Vec::new()
+        let relays = self.relays();
+        let states = lock(&self.shared.states);
+        relays
+            .iter()
+            .map(|relay| {
+                let state = relay.pins.first().and_then(|id| states.get(id));
+                state
+                    .cloned()
+                    .unwrap_or_else(|| RelaySnapshot::dialing(relay))
+            })
+            .collect()
+    }
+
+    fn relays(&self) -> Vec<Relay> {
+        lock(&self.shared.book).relays().to_vec()
     }
 }
+
+/// One relay's line of the status.
+#[derive(Clone, Debug)]
+struct Status {
+    shared: Arc<Shared>,
+    id: Spki,
+}
+
+impl Status {
+    fn update(&self, change: impl FnOnce(&mut RelaySnapshot)) {
+        if let Some(snapshot) = lock(&self.shared.states).get_mut(&self.id) {
+            change(snapshot);
+        }
+    }
+
+    fn down(&self, state: RelayState, reason: String) {
+        self.update(|snapshot| {
+            snapshot.state = state;
+            snapshot.reason = Some(reason);
+            snapshot.rtt_ms = None;
+            snapshot.lost_percent = None;
+        });
+    }
+}
+
+/// Keeps one relay until `stop`.
+async fn keep(shared: &Arc<Shared>, id: Spki, relay: Relay, stop: CancellationToken) {
+    lock(&shared.states).insert(id, RelaySnapshot::dialing(&relay));
+    let status = Status {
+        shared: shared.clone(),
+        id,
+    };
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+    let mut clock = RelayClock::default();
+    loop {
+        let wait = match attempt(shared, &relay, &status, &mut clock, &stop).await {
+            Attempt::Stopped => break,
+            Attempt::WasConnected(reason) => {
+                warn!(reason, "connection to the relay lost; dialling again");
+                status.down(RelayState::Dialing, reason);
+                backoff.reset();
+                backoff.next_wait(random())
+            }
+            Attempt::Failed(reason) => {
+                status.down(RelayState::Dialing, reason);
+                backoff.next_wait(random())
+            }
+            Attempt::Refused(reason) => {
+                warn!(reason, "the relay does not take this connector");
+                status.down(RelayState::Refused, reason);
+                backoff.reset();
+                REFUSED_RETRY.mul_f64(0.5 + f64::from(random()) / f64::from(u32::MAX) / 2.0)
+            }
+        };
+        if stop.run_until_cancelled(time::sleep(wait)).await.is_none() {
+            break;
+        }
+    }
+    // Not if it is another loop's by now: the relay was joined anew.
+    if !lock(&shared.book)
+        .relays()
+        .iter()
+        .any(|known| known.pins.first() == Some(&id))
+    {
+        lock(&shared.states).remove(&id);
+    }
+}
+
+/// How one dial and its session went.
+enum Attempt {
+    /// On purpose.
+    Stopped,
+    /// There was a welcome.
+    WasConnected(String),
+    /// There was none, this time.
+    Failed(String),
+    /// There will be none until a person does something.
+    Refused(String),
+}
+
+async fn attempt(
+    shared: &Shared,
+    relay: &Relay,
+    status: &Status,
+    clock: &mut RelayClock,
+    stop: &CancellationToken,
+) -> Attempt {
+    let dialed = dial::dial(&relay.addresses, &relay.pins, &shared.identity);
+    let dialed = match stop.run_until_cancelled(dialed).await {
+        None => return Attempt::Stopped,
+        Some(Ok(dialed)) => dialed,
+        Some(Err(error @ DialError::WrongPin(_))) => return Attempt::Refused(error.to_string()),
+        Some(Err(error @ DialError::Unreachable { .. })) => {
+            return Attempt::Failed(error.to_string());
+        }
+    };
+    clock.new_path();
+    let mut session = match Session::open(dialed, &shared.lines, clock, stop).await {
+        Ok(session) => session,
+        Err(Ended::Stopped) => return Attempt::Stopped,
+        Err(ended) if ended.is_refusal() => return Attempt::Refused(ended.to_string()),
+        Err(ended) => return Attempt::Failed(ended.to_string()),
+    };
+    info!(studio = session.studio(), "connected");
+    let (studio, ingest, address) = (
+        session.studio().to_owned(),
+        session.ingest(),
+        session.address().to_owned(),
+    );
+    status.update(|snapshot| {
+        snapshot.state = RelayState::Connected;
+        snapshot.reason = None;
+        snapshot.address = address;
+        snapshot.studio = Some(studio);
+        snapshot.ingest = ingest;
+    });
+    match session.serve(status, stop).await {
+        Ended::Stopped => Attempt::Stopped,
+        ended if ended.is_refusal() => Attempt::Refused(ended.to_string()),
+        ended => Attempt::WasConnected(ended.to_string()),
+    }
+}
+
+/// Whether dialling again soon is of no use.
+const fn is_final(close: Close) -> bool {
+    // Two programs with one key would take each other's place for ever.
+    close.is_final() || matches!(close, Close::Replaced)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const BOOK_FILE: &str = "relays.json";
+
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// A revoked connector may be taken back, a relay's key may come back: without anybody touching this end.
+const REFUSED_RETRY: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,6 @@ mod unix;
 #[cfg(unix)]
 pub use unix::{
     ControlListener, ControlStream, FileLock, LockError, bind_control, config_dir, connect_control,
-    create_private_dir, create_private_file, is_private_owner, is_trusted_peer,
+    create_private_dir, create_private_file, host_name, is_private_owner, is_trusted_peer,
     set_unacknowledged_limit, sync_dir, system_state_dir, wait_for_stop_signal,
 };

@@ -35,6 +35,7 @@ pub(super) struct Queues {
     messages: VecDeque<Bytes>,
     /// Only the newest is of use: it waits for a peer that reads slowly, instead of piling up.
     report: Option<Vec<FeedReport>>,
+    lost_percent: Option<f64>,
     has_overflown: bool,
 }
 
@@ -46,6 +47,7 @@ impl Outbox {
                 scheduler: Scheduler::new(limits),
                 messages: VecDeque::new(),
                 report: None,
+                lost_percent: None,
                 has_overflown: false,
             }),
             notify: Notify::new(),
@@ -103,6 +105,11 @@ impl Outbox {
     /// How many units were dropped for this connector.
     pub fn dropped(&self) -> Totals {
         self.queues().scheduler.totals()
+    }
+
+    /// Packets that the network lost in the last seconds, of a hundred: told with the next state of the feeds.
+    pub(super) fn set_lost_percent(&self, lost_percent: Option<f64>) {
+        self.queues().lost_percent = lost_percent;
     }
 
     /// Queues a control message.
@@ -172,7 +179,10 @@ impl Queues {
             }));
         }
         let feeds = self.report.take()?;
-        Some(control::encode(&FromRelay::FeedStatus { feeds }))
+        Some(control::encode(&FromRelay::FeedStatus {
+            feeds,
+            lost_percent: self.lost_percent,
+        }))
     }
 
     /// The peer does not read its control stream: it is broken.

@@ -1,6 +1,7 @@
 //! One connector: from its handshake to its end.
 
 use std::{
+    collections::VecDeque,
     future::{self, Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
@@ -144,6 +145,7 @@ async fn welcome(
             guest.send,
         ),
         subscription,
+        losses: Losses::default(),
         declarations: Declarations::new(shared.directory.clone(), record.spki),
     };
     let ended = session.serve(&shutdown).await;
@@ -163,6 +165,7 @@ struct Session<'a> {
     outbox: Arc<Outbox>,
     sender: Sender,
     subscription: Subscription,
+    losses: Losses,
     declarations: Declarations,
 }
 
@@ -253,7 +256,10 @@ impl Session<'_> {
             .is_some_and(|now| now.studio == self.record.studio)
     }
 
-    fn measure(&self) {
+    fn measure(&mut self) {
+        let path = self.connection.stats().path;
+        let lost_percent = self.losses.sample(path.sent_packets, path.lost_packets);
+        self.outbox.set_lost_percent(lost_percent);
         let rtt_ms = self.connection.rtt().as_secs_f64() * 1000.0;
         self.subscription
             .measured(rtt_ms, self.connection.remote_address());
@@ -284,6 +290,26 @@ impl Session<'_> {
                 last_words(control).await;
             }
         }
+    }
+}
+
+/// What the network lost of the last [`LOSS_SAMPLES`] seconds.
+#[derive(Default)]
+struct Losses {
+    /// Packets sent and lost since the start, once a second.
+    samples: VecDeque<(u64, u64)>,
+}
+
+impl Losses {
+    fn sample(&mut self, sent: u64, lost: u64) -> Option<f64> {
+        self.samples.push_back((sent, lost));
+        if self.samples.len() > LOSS_SAMPLES {
+            self.samples.pop_front();
+        }
+        let (sent_before, lost_before) = *self.samples.front()?;
+        let sent = u32::try_from(sent.saturating_sub(sent_before)).ok()?;
+        let lost = u32::try_from(lost.saturating_sub(lost_before)).ok()?;
+        (sent > 0).then(|| 100.0 * f64::from(lost) / f64::from(sent))
     }
 }
 
@@ -358,7 +384,29 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
+const LOSS_SAMPLES: usize = 10;
+
 /// A snapshot a second at most.
 const DECLARE_INTERVAL: Duration = Duration::from_secs(1);
 
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_those_of_the_last_seconds() {
+        let mut losses = Losses::default();
+        assert_eq!(losses.sample(0, 0), None);
+        assert_eq!(losses.sample(200, 3), Some(1.5));
+        for _ in 0..LOSS_SAMPLES {
+            losses.sample(300, 3);
+        }
+        assert_eq!(
+            losses.sample(400, 53),
+            Some(50.0),
+            "the old ones are forgotten"
+        );
+    }
+}

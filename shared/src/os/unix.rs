@@ -99,6 +99,14 @@ pub fn system_state_dir(program: &str) -> Option<PathBuf> {
         .map(|base| base.join(program))
 }
 
+/// How this machine is called, for lists that people read.
+pub fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// Where configuration files are looked for.
 pub fn config_dir() -> PathBuf {
     PathBuf::from("/etc/firstmile")

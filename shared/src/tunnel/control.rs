@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::tunnel::close::Close;
 
-/// Longest message once a connector is known.
-pub const MESSAGE_LEN_MAX: usize = 64 * 1024;
+/// Longest message once a connector is known: the declaration of [`LINES_MAX`] lines with names of 64 characters
+/// of four bytes is 109 kB.
+pub const MESSAGE_LEN_MAX: usize = 128 * 1024;
 
 /// Longest message before the relay knows who is there.
 pub const MESSAGE_LEN_MAX_UNKNOWN: usize = 4 * 1024;
@@ -160,6 +161,9 @@ pub enum FromRelay {
     FeedStatus {
         /// One entry per publisher that is shown.
         feeds: Vec<FeedReport>,
+        /// Packets of the last seconds that did not arrive, of a hundred: only the sender knows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lost_percent: Option<f64>,
     },
     /// Units that were dropped on purpose, in the order of `seq`: do not wait for them.
     Dropped {
@@ -173,7 +177,8 @@ pub enum FromRelay {
         to_seq: u64,
         /// How many of them were video.
         video: u32,
-        /// How many of them were audio.
+        /// How many of them were audio. If 0, no sound in the range was dropped and every picture was; and the
+        /// other way round if `video` is 0. If neither is 0, units of the range may have been sent.
         audio: u32,
         /// `late`, `full` or `needs_keyframe`.
         reason: DropReason,

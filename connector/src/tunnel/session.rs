@@ -1,0 +1,504 @@
+//! One connection to one relay, from the first word to the last.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fmt,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use firstmile_shared::{
+    clock, os, quic,
+    secret::from_hex,
+    token::JoinToken,
+    tunnel::{
+        VERSION,
+        clock::{HEARTBEAT, Ping, Pong},
+        close::Close,
+        control::{
+            FeedReport, FromConnector, FromRelay, IngestAddresses, LINES_MAX, LineDeclaration,
+        },
+        unit::Unit,
+    },
+};
+use quinn::{Connection, Endpoint, VarInt};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    Status,
+    control_stream::Control,
+    dial::Dialed,
+    ended::{Ended, SILENCE_MAX},
+    receiver::{LostUnit, Receiver},
+    relay_clock::RelayClock,
+};
+use crate::{
+    lines::{LineSet, Lines},
+    playout::{ArrivedUnit, FeedInfo},
+};
+
+/// Redeems a token on a fresh connection; the answer is the studio.
+pub(super) async fn enrol(dialed: Dialed, token: &JoinToken) -> Result<String, Ended> {
+    let Dialed {
+        connection,
+        endpoint,
+        ..
+    } = dialed;
+    let words = async {
+        let mut control = Control::open(&connection).await?;
+        control.say(&FromConnector::Enrol {
+            token: token.id.clone(),
+            secret: token.secret.clone(),
+            name: os::host_name(),
+        });
+        loop {
+            match control.next().await? {
+                FromRelay::Enrolled { studio } => return Ok(studio),
+                FromRelay::Refused { code, message } => return Err(Ended::refused(code, &message)),
+                _ => {}
+            }
+        }
+    };
+    let answer = time::timeout(ENROL_TIMEOUT, words)
+        .await
+        .unwrap_or(Err(Ended::NoWelcome));
+    goodbye(&connection, &endpoint, Close::Bye).await;
+    answer
+}
+
+/// A session that was welcomed.
+pub(super) struct Session<'a> {
+    connection: Connection,
+    endpoint: Endpoint,
+    address: String,
+    control: Control,
+    lines: &'a Lines,
+    sets: watch::Receiver<Arc<LineSet>>,
+    clock: &'a mut RelayClock,
+    receiver: Receiver,
+    studio: String,
+    salt: [u8; 32],
+    ingest: IngestAddresses,
+    heard: Instant,
+    /// Line and publisher of what is live here.
+    feeds: BTreeSet<(u32, u32)>,
+    /// Units that came before the relay's clock was known.
+    early: VecDeque<(Unit, i64)>,
+}
+
+impl fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Says hello and waits for the welcome.
+    pub(super) async fn open(
+        dialed: Dialed,
+        lines: &'a Lines,
+        clock: &'a mut RelayClock,
+        stop: &CancellationToken,
+    ) -> Result<Self, Ended> {
+        let Dialed {
+            connection,
+            address,
+            endpoint,
+        } = dialed;
+        let welcome = stop
+            .run_until_cancelled(time::timeout(WELCOME_TIMEOUT, hello(&connection)))
+            .await
+            .map_or(Err(Ended::Stopped), |welcome| {
+                welcome.unwrap_or(Err(Ended::NoWelcome))
+            });
+        match welcome {
+            Ok((control, welcome)) => Ok(Self {
+                connection,
+                endpoint,
+                address,
+                control,
+                lines,
+                sets: lines.watch(),
+                clock,
+                receiver: Receiver::default(),
+                studio: welcome.studio,
+                salt: welcome.salt,
+                ingest: welcome.ingest,
+                heard: Instant::now(),
+                feeds: BTreeSet::new(),
+                early: VecDeque::new(),
+            }),
+            Err(ended) => {
+                goodbye(&connection, &endpoint, ended.close()).await;
+                Err(ended)
+            }
+        }
+    }
+
+    pub(super) fn studio(&self) -> &str {
+        &self.studio
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(super) fn ingest(&self) -> IngestAddresses {
+        self.ingest.clone()
+    }
+
+    /// Declares the lines and takes their feeds, until something ends it.
+    pub(super) async fn serve(&mut self, status: &Status, stop: &CancellationToken) -> Ended {
+        let ended = self.listen(status, stop).await;
+        let reason = match &ended {
+            Ended::Stopped => "the connector stops".to_owned(),
+            other => other.to_string(),
+        };
+        for (line, publisher) in std::mem::take(&mut self.feeds) {
+            if let Some(handle) = self.lines.handle(line) {
+                handle.feed_ended(publisher, reason.clone());
+            }
+        }
+        if matches!(ended, Ended::Stopped) {
+            self.control.say(&FromConnector::Bye { reason });
+            let _ = time::timeout(GOODBYE_TIMEOUT, self.control.flush()).await;
+        }
+        goodbye(&self.connection, &self.endpoint, ended.close()).await;
+        ended
+    }
+
+    async fn listen(&mut self, status: &Status, stop: &CancellationToken) -> Ended {
+        let connection = self.connection.clone();
+        let mut closed = pin!(connection.closed());
+        let mut stopping = pin!(stop.cancelled());
+        let mut heartbeat = time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut measure = time::interval(MEASURE_INTERVAL);
+        self.sets.mark_changed();
+        loop {
+            tokio::select! {
+                biased;
+                error = &mut closed => return self.last_words(error.into()),
+                () = &mut stopping => return Ended::Stopped,
+                _ = heartbeat.tick() => {
+                    if self.heard.elapsed() > SILENCE_MAX {
+                        return Ended::Silent;
+                    }
+                    ping(&connection);
+                }
+                datagram = connection.read_datagram() => match datagram {
+                    Ok(datagram) => self.pong(&datagram),
+                    Err(error) => return self.last_words(error.into()),
+                },
+                stream = connection.accept_uni() => match stream {
+                    Ok(stream) => {
+                        if let Some(answer) = self.receiver.take(stream).await {
+                            self.unit(answer);
+                        }
+                    }
+                    Err(error) => return self.last_words(error.into()),
+                },
+                answer = self.receiver.next() => self.unit(answer),
+                message = self.control.next() => {
+                    let ended = match message {
+                        Ok(message) => self.hear(message, status),
+                        Err(ended) => Some(self.last_words(ended)),
+                    };
+                    if let Some(ended) = ended {
+                        return ended;
+                    }
+                }
+                changed = self.sets.changed() => {
+                    if changed.is_err() {
+                        return Ended::Stopped;
+                    }
+                    self.declare();
+                }
+                _ = measure.tick() => self.measure(status),
+            }
+        }
+    }
+
+    /// A refusal that arrived together with the close says more than its code.
+    fn last_words(&mut self, ended: Ended) -> Ended {
+        while let Ok(Some(message)) = self.control.received() {
+            if let FromRelay::Refused { code, message } = message {
+                return Ended::refused(code, &message);
+            }
+        }
+        ended
+    }
+
+    fn declare(&mut self) {
+        let set = self.sets.borrow_and_update().clone();
+        let longest_ms = set
+            .lines
+            .iter()
+            .map(|line| line.delay_ms)
+            .max()
+            .unwrap_or(0);
+        let streams = quic::streams_max(set.lines.len(), Duration::from_millis(longest_ms.into()));
+        self.connection
+            .set_max_concurrent_uni_streams(VarInt::from_u32(streams));
+        if set.lines.len() > LINES_MAX {
+            warn!("only the first {LINES_MAX} lines are declared to the relay");
+        }
+        let lines = set
+            .lines
+            .iter()
+            .take(LINES_MAX)
+            .map(|line| LineDeclaration {
+                line: line.id,
+                name: line.name.clone(),
+                key_hash: line.key.hash(&self.salt).to_hex(),
+                enabled: line.enabled,
+                delay_ms: line.delay_ms,
+                takeover: line.takeover,
+            })
+            .collect();
+        self.control.say(&FromConnector::Declare {
+            generation: set.generation,
+            lines,
+        });
+    }
+
+    fn pong(&mut self, datagram: &[u8]) {
+        let now_us = clock::now_us();
+        let Some(pong) = Pong::decode(datagram) else {
+            return;
+        };
+        self.heard = Instant::now();
+        self.clock.record(pong, now_us);
+        for (unit, arrived_us) in std::mem::take(&mut self.early) {
+            self.deliver(unit, arrived_us);
+        }
+    }
+
+    fn unit(&mut self, answer: Result<Unit, LostUnit>) {
+        self.heard = Instant::now();
+        match answer {
+            Ok(unit) => self.deliver(unit, clock::now_us()),
+            Err(LostUnit::GivenUp) => {}
+            Err(lost) => debug!(%lost, "a unit did not come"),
+        }
+    }
+
+    fn deliver(&mut self, unit: Unit, arrived_us: i64) {
+        let (Some(baseline_us), Some(ingest_us)) = (
+            self.clock.map(unit.baseline_us),
+            self.clock.map(unit.ingest_us),
+        ) else {
+            if self.early.len() < EARLY_MAX {
+                self.early.push_back((unit, arrived_us));
+            }
+            return;
+        };
+        if let Some(handle) = self.lines.handle(unit.line) {
+            handle.push(ArrivedUnit {
+                unit,
+                arrived_us,
+                baseline_us,
+                ingest_us,
+            });
+        }
+    }
+
+    fn hear(&mut self, message: FromRelay, status: &Status) -> Option<Ended> {
+        match message {
+            FromRelay::FeedStarted {
+                line,
+                publisher,
+                encoder,
+                peer,
+                protocol,
+            } => {
+                info!(line, protocol, "feed");
+                self.feeds.retain(|(of, _)| *of != line);
+                self.feeds.insert((line, publisher));
+                if let Some(handle) = self.lines.handle(line) {
+                    handle.feed_started(FeedInfo {
+                        publisher,
+                        relay: self.address.clone(),
+                        encoder,
+                        peer,
+                    });
+                }
+            }
+            FromRelay::FeedEnded {
+                line,
+                publisher,
+                reason,
+            } => {
+                self.feeds.remove(&(line, publisher));
+                if let Some(handle) = self.lines.handle(line) {
+                    handle.feed_ended(publisher, reason);
+                }
+            }
+            FromRelay::FeedStatus {
+                feeds,
+                lost_percent,
+            } => {
+                status.update(|snapshot| snapshot.lost_percent = lost_percent);
+                for feed in feeds {
+                    self.report(&feed);
+                }
+            }
+            FromRelay::Dropped {
+                line,
+                publisher,
+                from_seq,
+                to_seq,
+                video,
+                audio,
+                reason,
+            } => {
+                debug!(
+                    line,
+                    from_seq,
+                    to_seq,
+                    video,
+                    audio,
+                    ?reason,
+                    "left out by the relay"
+                );
+                if let Some(handle) = self.lines.handle(line) {
+                    handle.dropped(publisher, from_seq, to_seq, video, audio);
+                }
+            }
+            FromRelay::Declared {
+                generation,
+                refused,
+            } => {
+                debug!(generation, "lines declared");
+                let reason = refused
+                    .iter()
+                    .map(|line| line.message.as_str())
+                    .collect::<Vec<_>>()
+                    .join("; ");
+                if !reason.is_empty() {
+                    warn!(reason, "the relay does not take some lines");
+                }
+                status.update(|snapshot| {
+                    snapshot.reason = (!reason.is_empty()).then_some(reason);
+                });
+            }
+            FromRelay::Draining {} => {
+                warn!("the relay is going to stop: it takes no new encoders");
+                status.update(|snapshot| {
+                    snapshot.reason =
+                        Some("the relay is going to stop: it takes no new encoders".to_owned());
+                });
+            }
+            FromRelay::Refused { code, message } => return Some(Ended::refused(code, &message)),
+            // Said once.
+            FromRelay::Welcome { .. } | FromRelay::Enrolled { .. } => {}
+        }
+        None
+    }
+
+    fn report(&self, feed: &FeedReport) {
+        if !self.feeds.contains(&(feed.line, feed.publisher)) {
+            return;
+        }
+        if let Some(handle) = self.lines.handle(feed.line) {
+            handle.report(feed.encoder_lag_ms, feed.bitrate_bps);
+        }
+    }
+
+    fn measure(&self, status: &Status) {
+        let round_trip = self
+            .clock
+            .round_trip_us()
+            .and_then(|us| u64::try_from(us).ok())
+            .map(Duration::from_micros);
+        let rtt_ms = round_trip.map(|round_trip| round_trip.as_secs_f64() * 1000.0);
+        status.update(|snapshot| snapshot.rtt_ms = rtt_ms);
+    }
+}
+
+/// What the relay said at the beginning.
+struct Welcome {
+    studio: String,
+    salt: [u8; 32],
+    ingest: IngestAddresses,
+}
+
+async fn hello(connection: &Connection) -> Result<(Control, Welcome), Ended> {
+    // By the time the first unit comes, the relay's clock is known.
+    ping(connection);
+    let mut control = Control::open(connection).await?;
+    control.say(&FromConnector::Hello {
+        version: VERSION,
+        name: os::host_name(),
+        software: SOFTWARE.to_owned(),
+        session: session_id(),
+    });
+    loop {
+        match control.next().await? {
+            FromRelay::Welcome {
+                studio,
+                salt,
+                ingest,
+                ..
+            } => {
+                let salt = from_hex(&salt).ok_or(Ended::BadSalt)?;
+                return Ok((
+                    control,
+                    Welcome {
+                        studio,
+                        salt,
+                        ingest,
+                    },
+                ));
+            }
+            FromRelay::Refused { code, message } => return Err(Ended::refused(code, &message)),
+            _ => {}
+        }
+    }
+}
+
+fn ping(connection: &Connection) {
+    let ping = Ping {
+        sent_us: clock::now_us(),
+    };
+    // Lost here is like lost on the way: the next one comes soon.
+    let _ = connection.send_datagram(ping.encode());
+}
+
+async fn goodbye(connection: &Connection, endpoint: &Endpoint, close: Close) {
+    connection.close(VarInt::from_u32(close.code()), close.sentence().as_bytes());
+    let _ = time::timeout(GOODBYE_TIMEOUT, endpoint.wait_idle()).await;
+}
+
+/// The same for all connections of one run of the program.
+fn session_id() -> u64 {
+    static ID: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *ID.get_or_init(|| {
+        let mut bytes = [0; 8];
+        let _ = SystemRandom::new().fill(&mut bytes);
+        u64::from_be_bytes(bytes)
+    })
+}
+
+const SOFTWARE: &str = concat!("firstmile-connector ", env!("CARGO_PKG_VERSION"));
+
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The relay writes its disk first.
+const ENROL_TIMEOUT: Duration = Duration::from_secs(10);
+
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Units that may wait for the first pong.
+const EARLY_MAX: usize = 256;
