@@ -1,51 +1,84 @@
-//! The payloads of a synthetic feed: 1080p30 at 5.6 Mbit/s with a keyframe every two seconds, and AAC at 128 kbit/s.
+//! Feeds in real time, into a relay or into a floor, whose units say when they were sent.
 //!
-//! Sizes are what matters here, not pictures. Each payload begins with the moment it was made, so that the far end, in
-//! the same process, knows its delay.
+//! What is sent is [`SyntheticFeed`]: 1080p30 at 6 Mbit/s with a keyframe every two seconds, and AAC. The far end is in the
+//! same process, so it knows each unit's delay.
+
+use std::net::SocketAddr;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use firstmile_shared::media::AccessUnit;
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
-/// Pictures a second.
-pub const FPS: u32 = 30;
-/// AAC frames a second, 48 kHz by 1024.
-pub const AAC_FRAMES_PER_SECOND: f64 = 48_000.0 / 1024.0;
+use super::meter::now_us;
+use crate::encoder::{SyntheticEncoder, SyntheticFeed};
 
-/// Bytes of the picture with this number.
-pub const fn picture_len(number: u32) -> usize {
-    if is_keyframe(number) {
-        KEYFRAME_LEN
-    } else {
-        PICTURE_LEN
+/// Where a feed goes.
+#[derive(Debug)]
+pub enum Way {
+    /// Into a relay, by RTMP.
+    Rtmp(Box<SyntheticEncoder>),
+    /// Into a floor, with its length in front.
+    Plain(TcpStream),
+}
+
+impl Way {
+    /// Into a relay, as a studio and a key.
+    pub async fn rtmp(to: SocketAddr, studio: &str, key: &str) -> anyhow::Result<Self> {
+        let mut encoder = SyntheticEncoder::connect(to).await?;
+        encoder.publish(studio, key).await?;
+        Ok(Self::Rtmp(Box::new(encoder)))
+    }
+
+    /// Into a floor.
+    pub async fn plain(to: SocketAddr) -> anyhow::Result<Self> {
+        let socket = TcpStream::connect(to).await?;
+        socket.set_nodelay(true)?;
+        Ok(Self::Plain(socket))
+    }
+
+    /// Sends a feed for ever; `start` is its media time 0.
+    pub async fn push(mut self, start: Instant) -> anyhow::Result<()> {
+        let feed = SyntheticFeed {
+            duration_ms: u32::MAX,
+            ..SyntheticFeed::default()
+        };
+        for mut unit in feed.units() {
+            let due = Duration::from_micros(u64::try_from(unit.dts_us)?);
+            tokio::time::sleep_until(start + due).await;
+            stamp(&mut unit);
+            match &mut self {
+                Self::Rtmp(encoder) => encoder.send(&unit).await?,
+                Self::Plain(socket) => {
+                    socket.write_u32(u32::try_from(unit.payload.len())?).await?;
+                    socket.write_all(&unit.payload).await?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-/// Whether the picture with this number is a keyframe.
-pub const fn is_keyframe(number: u32) -> bool {
-    number.is_multiple_of(FPS * 2)
+/// Writes the moment into the payload, behind what codecs look at.
+fn stamp(unit: &mut AccessUnit) {
+    let mut payload = BytesMut::from(&unit.payload[..]);
+    if let Some(mut place) = payload.get_mut(STAMP_AT..STAMP_AT + STAMP_LEN) {
+        place.put_slice(&MARK);
+        place.put_u64(now_us());
+    }
+    unit.payload = payload.freeze();
 }
 
-/// A payload of `len` bytes that says when it was made, on the clock of [`crate::bench::meter::now_us`].
-pub fn payload(len: usize, made_us: u64) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(len);
-    bytes.put_slice(&MARK);
-    bytes.put_u64(made_us);
-    // Not zero: neither a NAL start code nor emulation prevention comes up, whoever looks.
-    bytes.resize(len.max(STAMP_LEN), 0x5A);
-    bytes.freeze()
+/// When a unit that arrived was sent, on the clock of [`now_us`].
+pub fn sent_us(payload: &Bytes) -> Option<u64> {
+    let stamp = payload.get(STAMP_AT..STAMP_AT + STAMP_LEN)?;
+    let time = stamp.strip_prefix(&MARK)?.first_chunk::<8>()?;
+    Some(u64::from_be_bytes(*time))
 }
 
-/// When a payload that arrived was made; looks for the mark where codecs put their own bytes in front.
-pub fn made_us(arrived: &[u8]) -> Option<u64> {
-    let head = arrived.get(..SEARCH_LEN.min(arrived.len()))?;
-    let at = head.windows(MARK.len()).position(|window| window == MARK)?;
-    let stamp = arrived.get(at + MARK.len()..)?.first_chunk::<8>()?;
-    Some(u64::from_be_bytes(*stamp))
-}
-
-/// Bytes of an AAC frame.
-pub const AAC_LEN: usize = 341;
-const KEYFRAME_LEN: usize = 164_000;
-const PICTURE_LEN: usize = 21_000;
+const STAMP_AT: usize = 16;
 const MARK: [u8; 8] = *b"fm-bench";
 const STAMP_LEN: usize = MARK.len() + 8;
-const SEARCH_LEN: usize = 512;

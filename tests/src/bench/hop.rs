@@ -24,7 +24,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{feed, meter::Arrivals};
+use super::meter::Arrivals;
 
 /// How payloads travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -134,8 +134,7 @@ async fn count_stream(
 ) -> anyhow::Result<()> {
     match mode {
         Mode::StreamPerUnit => {
-            let payload = stream.read_to_end(PAYLOAD_LEN_MAX).await?;
-            arrivals.add(payload.len(), feed::made_us(&payload).context("no mark")?);
+            arrivals.add(&stream.read_to_end(PAYLOAD_LEN_MAX).await?.into());
             Ok(())
         }
         Mode::OneStream => loop {
@@ -143,7 +142,7 @@ async fn count_stream(
             stream.read_exact(&mut len).await?;
             let mut payload = vec![0; u32::from_be_bytes(len) as usize];
             stream.read_exact(&mut payload).await?;
-            arrivals.add(payload.len(), feed::made_us(&payload).context("no mark")?);
+            arrivals.add(&payload.into());
         },
     }
 }

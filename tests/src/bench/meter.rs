@@ -7,8 +7,10 @@ use std::{
 };
 
 use anyhow::Context;
+use bytes::Bytes;
 use serde::Serialize;
 
+use super::feed;
 use crate::watch::Spread;
 
 /// Microseconds since the first call in this process.
@@ -52,15 +54,19 @@ struct Counts {
 }
 
 impl Arrivals {
-    /// A payload arrived; `made_us` is when it was made.
-    pub fn add(&self, len: usize, made_us: u64) {
-        let delay_us = now_us().saturating_sub(made_us);
+    /// A payload arrived.
+    pub fn add(&self, payload: &Bytes) {
+        let arrived_us = now_us();
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.open {
             counts.units += 1;
-            counts.bytes += len as u64;
-            #[expect(clippy::cast_precision_loss, reason = "a measurement")]
-            counts.delays_ms.push(delay_us as f64 / 1000.0);
+            counts.bytes += payload.len() as u64;
+            if let Some(sent_us) = feed::sent_us(payload) {
+                #[expect(clippy::cast_precision_loss, reason = "a measurement")]
+                counts
+                    .delays_ms
+                    .push(arrived_us.saturating_sub(sent_us) as f64 / 1000.0);
+            }
         }
     }
 
@@ -94,7 +100,7 @@ pub struct Sample {
     pub units: u64,
     /// Processor seconds of the hop for each gigabit that arrived.
     pub cpu_s_per_gbit: f64,
-    /// From made to arrived.
+    /// From sent to arrived.
     pub delay_ms: Spread,
 }
 

@@ -20,7 +20,7 @@ use firstmile_shared::{
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::task::JoinSet;
 
-use super::{feed, meter::Arrivals};
+use super::meter::Arrivals;
 
 /// A session that was welcomed.
 #[derive(Debug)]
@@ -136,10 +136,7 @@ impl Studio {
 
 async fn count_unit(mut stream: RecvStream, arrivals: Arc<Arrivals>) -> anyhow::Result<()> {
     let unit = Unit::decode(stream.read_to_end(STREAM_LEN_MAX).await?.into())?;
-    let payload = &unit.access_unit.payload;
-    if let Some(made_us) = feed::made_us(payload) {
-        arrivals.add(payload.len(), made_us);
-    }
+    arrivals.add(&unit.access_unit.payload);
     Ok(())
 }
 

@@ -5,7 +5,6 @@
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, Write},
-    net::SocketAddr,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -13,15 +12,19 @@ use std::{
 
 use anyhow::Context;
 use clap::Parser;
-use firstmile_tests::bench::{
-    feed,
-    hop::{self, Addresses, Mode},
-    meter::{Arrivals, Sample, cpu_seconds, median, now_us},
+use firstmile_shared::{secret::StreamKey, token::JoinToken};
+use firstmile_tests::{
+    bench::{
+        feed::Way,
+        hop::{self, Addresses, Mode},
+        meter::{Arrivals, Sample, cpu_seconds, median},
+        studio::Studio,
+    },
+    harness::Show,
 };
+use ring::rand::SystemRandom;
 use tokio::{
-    io::AsyncWriteExt,
-    net::TcpStream,
-    task::JoinSet,
+    task::{self, JoinSet},
     time::{self, Instant},
 };
 
@@ -35,7 +38,7 @@ struct Arguments {
     /// Rounds of each kind; the median is shown.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Seconds measured in a round, after two of warm-up.
+    /// Seconds measured in a round, after three of warm-up.
     #[arg(long, default_value_t = 6)]
     seconds: u64,
     /// Only serve as a floor (used by the bench itself, so that a hop's processor time is its own).
@@ -76,15 +79,17 @@ async fn main() -> anyhow::Result<()> {
 enum Kind {
     OneStream,
     StreamPerUnit,
+    Relay,
 }
 
 impl Kind {
-    const ALL: [Self; 2] = [Self::OneStream, Self::StreamPerUnit];
+    const ALL: [Self; 3] = [Self::OneStream, Self::StreamPerUnit, Self::Relay];
 
     const fn name(self) -> &'static str {
         match self {
             Self::OneStream => "bare hop, one stream per feed",
             Self::StreamPerUnit => "bare hop, one stream per unit",
+            Self::Relay => "the relay, RTMP in",
         }
     }
 
@@ -92,6 +97,7 @@ impl Kind {
         match self {
             Self::OneStream => measure_floor(Mode::OneStream, feeds, seconds).await,
             Self::StreamPerUnit => measure_floor(Mode::StreamPerUnit, feeds, seconds).await,
+            Self::Relay => measure_relay(feeds, seconds).await,
         }
     }
 }
@@ -102,59 +108,72 @@ async fn measure_floor(mode: Mode, feeds: usize, seconds: u64) -> anyhow::Result
     let connection = hop::dial(&addresses).await?;
     let mut far_end = JoinSet::new();
     far_end.spawn(hop::count(mode, connection.clone(), Arc::clone(&arrivals)));
-    let mut feeders = JoinSet::new();
-    for index in 0..feeds {
-        feeders.spawn(push(addresses.tcp, index, feeds));
+    let mut ways = Vec::new();
+    for _ in 0..feeds {
+        ways.push(Way::plain(addresses.tcp).await?);
     }
-    let sample = window(hop.child.id(), &arrivals, seconds).await?;
-    if let Some(ended) = feeders.try_join_next() {
-        ended?.context("a feed ended early")?;
-    }
-    feeders.shutdown().await;
+    let sample = window(hop.child.id(), ways, &arrivals, seconds).await?;
     connection.close(0_u32.into(), b"measured");
     far_end.shutdown().await;
     Ok(sample)
 }
 
-/// Warms up, then measures.
-async fn window(pid: u32, arrivals: &Arrivals, seconds: u64) -> anyhow::Result<Sample> {
+async fn measure_relay(feeds: usize, seconds: u64) -> anyhow::Result<Sample> {
+    let (show, token) = task::block_in_place(|| {
+        let show = Show::start()?;
+        let token = JoinToken::parse(&show.invite(STUDIO, &[])?)?;
+        anyhow::Ok((show, token))
+    })?;
+    let random = SystemRandom::new();
+    let keys: Vec<_> = (0..feeds).map(|_| StreamKey::generate(&random)).collect();
+    let mut studio = Studio::join(&token).await?;
+    studio.declare(&keys, DELAY_MS).await?;
+    let connection = studio.connection().clone();
+    let arrivals = Arc::new(Arrivals::default());
+    let mut far_end = JoinSet::new();
+    far_end.spawn(studio.count(Arc::clone(&arrivals)));
+    let to = show.relay().address("rtmp")?;
+    let mut ways = Vec::new();
+    for key in &keys {
+        ways.push(Way::rtmp(to, STUDIO, key.expose()).await?);
+    }
+    let pid = show.relay().pid().context("the relay runs")?;
+    let sample = window(pid, ways, &arrivals, seconds).await?;
+    connection.close(0_u32.into(), b"measured");
+    far_end.shutdown().await;
+    task::block_in_place(|| drop(show));
+    Ok(sample)
+}
+
+/// Starts the feeds, their keyframes spread evenly over two seconds, warms up and measures.
+async fn window(
+    pid: u32,
+    ways: Vec<Way>,
+    arrivals: &Arrivals,
+    seconds: u64,
+) -> anyhow::Result<Sample> {
+    let step = GOP / u32::try_from(ways.len())?;
+    let start = Instant::now();
+    let mut feeds = JoinSet::new();
+    for (index, way) in (0..).zip(ways) {
+        feeds.spawn(way.push(start + step * index));
+    }
     // The length of the measurement is its point: nothing is waited for.
-    time::sleep(WARM_UP).await;
+    time::sleep(GOP + WARM_UP).await;
     let cpu_before = cpu_seconds(pid)?;
     arrivals.open();
     time::sleep(Duration::from_secs(seconds)).await;
     let (units, gigabits, delay_ms) = arrivals.close();
     let cpu = cpu_seconds(pid)? - cpu_before;
+    if let Some(ended) = feeds.try_join_next() {
+        ended?.context("a feed ended early")?;
+    }
+    feeds.shutdown().await;
     Ok(Sample {
         units,
         cpu_s_per_gbit: cpu / gigabits,
         delay_ms: delay_ms.context("nothing arrived")?,
     })
-}
-
-/// One feed into a floor, in real time, with its start spread over one picture's time.
-async fn push(to: SocketAddr, index: usize, feeds: usize) -> anyhow::Result<()> {
-    let mut socket = TcpStream::connect(to).await?;
-    socket.set_nodelay(true)?;
-    let picture = Duration::from_secs(1) / feed::FPS;
-    let sound = Duration::from_secs_f64(1.0 / feed::AAC_FRAMES_PER_SECOND);
-    let start = Instant::now() + picture * u32::try_from(index)? / u32::try_from(feeds)?;
-    let mut pictures = time::interval_at(start, picture);
-    let mut sounds = time::interval_at(start, sound);
-    // Keyframes of many encoders do not fall together.
-    let mut number = u32::try_from(index)? * 7;
-    loop {
-        let len = tokio::select! {
-            _ = pictures.tick() => {
-                number += 1;
-                feed::picture_len(number)
-            }
-            _ = sounds.tick() => feed::AAC_LEN,
-        };
-        let payload = feed::payload(len, now_us());
-        socket.write_u32(u32::try_from(payload.len())?).await?;
-        socket.write_all(&payload).await?;
-    }
 }
 
 /// A floor in a process of its own, ended with its owner.
@@ -214,4 +233,9 @@ fn print_table(samples: &BTreeMap<(usize, Kind), Vec<Sample>>) -> anyhow::Result
     Ok(())
 }
 
-const WARM_UP: Duration = Duration::from_secs(2);
+const STUDIO: &str = "bench";
+/// The studio delay that the lines declare, milliseconds: the connector's default.
+const DELAY_MS: u32 = 600;
+/// From one keyframe of a feed to its next.
+const GOP: Duration = Duration::from_secs(2);
+const WARM_UP: Duration = Duration::from_secs(1);
