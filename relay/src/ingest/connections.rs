@@ -38,6 +38,7 @@ struct Table {
 
 #[derive(Debug)]
 struct Stranger {
+    address: IpAddr,
     since: time::Instant,
     must_go: CancellationToken,
 }
@@ -70,15 +71,15 @@ impl Connections {
         }
     }
 
-    /// Takes a place; `None` if the address has enough.
+    /// Takes a place; `None` if the address has enough. Its own oldest stranger makes room, too.
     pub fn enter(&self, address: IpAddr) -> Option<Place> {
         let address = network_of(address);
         let mut table = self.shared.table();
-        let of_address = table.by_address.entry(address).or_default();
-        if *of_address >= self.shared.max_per_address {
+        let of_address = table.by_address.get(&address).copied().unwrap_or(0);
+        if of_address >= self.shared.max_per_address && !table.make_room_at(address) {
             return None;
         }
-        *of_address += 1;
+        *table.by_address.entry(address).or_default() += 1;
         table.taken += 1;
         let mut place = Place {
             shared: self.shared.clone(),
@@ -86,7 +87,7 @@ impl Connections {
             stranger: None,
             must_go: CancellationToken::new(),
         };
-        place.stranger = Some(table.add_stranger(&place.must_go));
+        place.stranger = Some(table.add_stranger(address, &place.must_go));
         Some(place)
     }
 
@@ -103,15 +104,28 @@ impl Shared {
 }
 
 impl Table {
-    fn add_stranger(&mut self, must_go: &CancellationToken) -> u64 {
+    fn add_stranger(&mut self, address: IpAddr, must_go: &CancellationToken) -> u64 {
         let number = self.next;
         self.next += 1;
         let stranger = Stranger {
+            address,
             since: time::Instant::now(),
             must_go: must_go.clone(),
         };
         self.strangers.insert(number, stranger);
         number
+    }
+
+    /// Whether a stranger of this address could be told to go. It counts until it is gone, each only once.
+    fn make_room_at(&self, address: IpAddr) -> bool {
+        let mut strangers = self.strangers.values();
+        let oldest = strangers
+            .find(|stranger| stranger.address == address && !stranger.must_go.is_cancelled())
+            .filter(|stranger| stranger.since.elapsed() >= STRANGER_MIN);
+        if let Some(stranger) = oldest {
+            stranger.must_go.cancel();
+        }
+        oldest.is_some()
     }
 
     /// After which time it is worth looking again.
@@ -149,7 +163,8 @@ impl Place {
     /// It has published and does no more.
     pub fn is_stranger(&mut self) {
         if self.stranger.is_none() {
-            let number = self.shared.table().add_stranger(&self.must_go);
+            let mut table = self.shared.table();
+            let number = table.add_stranger(self.address, &self.must_go);
             self.stranger = Some(number);
         }
     }
@@ -211,6 +226,21 @@ mod tests {
         assert!(connections.enter(THERE).is_some());
         drop(first);
         assert!(connections.enter(HERE).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_behind_one_address_can_not_keep_its_encoder_out() {
+        let connections = Connections::new(10, 2);
+        let mut strangers: Vec<_> = (0..2).map(|_| connections.enter(HERE).unwrap()).collect();
+        assert!(connections.enter(HERE).is_none(), "they have their time");
+        time::sleep(STRANGER_MIN).await;
+        let newcomer = connections.enter(HERE).unwrap();
+        assert!(strangers[0].must_go().is_cancelled());
+        assert!(!strangers[1].must_go().is_cancelled());
+        strangers[1].is_known();
+        assert!(connections.enter(HERE).is_none(), "one went, one came");
+        drop((strangers, newcomer));
+        assert_eq!(connections.taken(), 0);
     }
 
     #[test]

@@ -140,7 +140,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Err(End::Shutdown),
-                () = must_go.cancelled() => return Err(End::MadeRoom),
+                // Who was let in at the last moment stays.
+                () = must_go.cancelled(), if !self.session.is_publishing() => return Err(End::MadeRoom),
                 ending = ordered(self.publication.as_ref()) => return Err(End::Ordered(ending)),
                 read = self.socket.read_buf(&mut self.input) => {
                     if read? == 0 {

@@ -13,7 +13,7 @@ use super::{CHUNK_SIZE_INITIAL, Message, TIME_EXTENDED, kind};
 pub struct Limits {
     /// Largest message.
     pub message_len_max: usize,
-    /// Bytes of all unfinished messages together.
+    /// Memory of all unfinished messages together, bytes.
     pub unfinished_len_max: usize,
     /// Chunk streams; each costs about 100 bytes even when idle.
     pub chunk_streams_max: usize,
@@ -64,7 +64,7 @@ pub struct Decoder {
     streams: Vec<ChunkStream>,
     /// The chunk whose payload is being read.
     open: Option<OpenChunk>,
-    /// Bytes received of all unfinished messages.
+    /// Memory of all unfinished messages, bytes.
     unfinished_len: usize,
     first_delta_is_timestamp: bool,
 }
@@ -124,11 +124,7 @@ impl Decoder {
 
     /// Memory held for unfinished messages, bytes.
     pub fn buffered_bytes(&self) -> usize {
-        let bodies = self
-            .streams
-            .iter()
-            .filter_map(|stream| stream.body.as_ref());
-        bodies.map(Vec::capacity).sum()
+        self.unfinished_len
     }
 
     /// Takes the next whole message out of `input`, or answers `None` when more bytes are needed; then what is left
@@ -283,11 +279,6 @@ impl Decoder {
         len: usize,
         input: &mut BytesMut,
     ) -> Result<(), ChunkError> {
-        self.unfinished_len = self.unfinished_len.saturating_add(len);
-        let max = self.limits.unfinished_len_max;
-        if self.unfinished_len > max {
-            return Err(ChunkError::TooMuchUnfinished { max });
-        }
         let Some(stream) = self.streams.get_mut(open.stream) else {
             return Ok(());
         };
@@ -295,10 +286,18 @@ impl Decoder {
         if body.capacity().saturating_sub(body.len()) < len {
             // Twofold, so that a long message is moved a few times only; never past its announced end.
             let announced = stream.header.len.saturating_sub(body.len());
-            body.reserve_exact(body.len().max(GROWTH_MIN).max(len).min(announced));
+            let growth = body.len().max(GROWTH_MIN).max(len).min(announced);
+            let before = body.capacity();
+            body.reserve_exact(growth);
+            let grown = body.capacity().saturating_sub(before);
+            self.unfinished_len = self.unfinished_len.saturating_add(grown);
         }
         body.extend_from_slice(input.get(..len).unwrap_or_default());
         input.advance(len);
+        let max = self.limits.unfinished_len_max;
+        if self.unfinished_len > max {
+            return Err(ChunkError::TooMuchUnfinished { max });
+        }
         Ok(())
     }
 
@@ -308,7 +307,7 @@ impl Decoder {
         let body = stream
             .body
             .take_if(|body| body.len() >= stream.header.len)?;
-        self.unfinished_len = self.unfinished_len.saturating_sub(body.len());
+        self.unfinished_len = self.unfinished_len.saturating_sub(body.capacity());
         Some(Message {
             kind: stream.header.kind,
             stream: stream.header.stream,
@@ -342,8 +341,8 @@ impl Decoder {
 
     fn give_up(&mut self, index: usize) {
         let body = self.streams.get_mut(index).and_then(|s| s.body.take());
-        let len = body.map_or(0, |body| body.len());
-        self.unfinished_len = self.unfinished_len.saturating_sub(len);
+        let memory = body.map_or(0, |body| body.capacity());
+        self.unfinished_len = self.unfinished_len.saturating_sub(memory);
     }
 }
 

@@ -316,6 +316,8 @@ proptest! {
         let mut decoder = Decoder::new(LIMITS);
         let mut input = BytesMut::from(&bytes[..]);
         while let Ok(Some(_)) = decoder.poll(&mut input) {}
+        let held: usize = decoder.streams.iter().flat_map(|stream| &stream.body).map(Vec::capacity).sum();
+        prop_assert_eq!(decoder.buffered_bytes(), held);
         prop_assert!(decoder.buffered_bytes() <= 2 * bytes.len() + LIMITS.chunk_streams_max * GROWTH_MIN);
     }
 }
