@@ -81,9 +81,8 @@ async fn found(listen: &Listen) -> Result<Vec<PublicAddress>, Failure> {
         match host.parse::<IpAddr>() {
             Ok(ip) if ip.is_unspecified() => {}
             Ok(ip) if is_public(ip) => return Ok(vec![of_ip(ip)]),
-            Ok(_) => return Err(only_private(&[host.clone()])),
-            // The name that is listened on: whoever set it up can say whether others resolve it.
-            Err(_) => return Err(only_private(&[host.clone()])),
+            // A private address; or a name, and whether others resolve it only the operator knows.
+            _ => return Err(only_private(std::slice::from_ref(host))),
         }
     }
     let own = own_addresses();

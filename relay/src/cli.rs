@@ -299,7 +299,7 @@ impl Place {
 async fn stop_signal() {
     if let Err(error) = os::wait_for_stop_signal().await {
         tracing::warn!(%error, "stop signals can't be heard");
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

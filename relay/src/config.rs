@@ -269,7 +269,7 @@ impl fmt::Display for Span {
             (60_000, "m"),
             (1_000, "s"),
         ] {
-            if ms % unit_ms == 0 {
+            if ms.is_multiple_of(unit_ms) {
                 return write!(f, "{}{unit}", ms / unit_ms);
             }
         }
@@ -475,6 +475,6 @@ mod tests {
         for text in ["", "0", "h", "-1s", "1w", "1.5h", "99999999999999999d"] {
             assert!(text.parse::<Span>().is_err(), "{text:?}");
         }
-        assert_eq!(Span(Duration::from_secs(86_400)).to_string(), "1d");
+        assert_eq!(Span(Duration::from_hours(24)).to_string(), "1d");
     }
 }

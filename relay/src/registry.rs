@@ -227,7 +227,7 @@ impl Registry {
 
     /// Lets an encoder publish, or says why not.
     pub fn publish(&self, request: PublishRequest) -> Result<Publication, Refusal> {
-        self.try_publish(&request).inspect_err(|refusal| {
+        self.try_publish(request).inspect_err(|refusal| {
             self.shared.metrics.refused(match refusal {
                 Refusal::UnknownKey => Refused::UnknownKey,
                 Refusal::Draining => Refused::Draining,
@@ -337,7 +337,7 @@ impl Registry {
         }
     }
 
-    fn try_publish(&self, request: &PublishRequest) -> Result<Publication, Refusal> {
+    fn try_publish(&self, request: PublishRequest) -> Result<Publication, Refusal> {
         let grant = self
             .shared
             .directory
@@ -358,6 +358,7 @@ impl Registry {
         table.next_publisher = number.wrapping_add(1);
         let feed = table.feeds.entry(grant.clone()).or_default().clone();
         let now_us = clock::now_us();
+        let peer = request.peer;
         let publisher = Publisher::new(number, request, clock::unix_now(), now_us);
         let closing = publisher.closing();
         let (decision, line) = {
@@ -376,13 +377,13 @@ impl Registry {
         drop(table);
         let studio = grant.studio.clone();
         match decision {
-            Decision::Live => info!(studio, line, peer = %request.peer, "publisher live"),
+            Decision::Live => info!(studio, line, %peer, "publisher live"),
             Decision::Hold => {
-                info!(studio, line, peer = %request.peer, "publisher held: another one has the line");
+                info!(studio, line, %peer, "publisher held: another one has the line");
             }
             Decision::Replace => {
                 self.shared.metrics.takeover();
-                info!(studio, line, peer = %request.peer, "publisher live: it took the line over");
+                info!(studio, line, %peer, "publisher live: it took the line over");
             }
         }
         self.shared.metrics.publishers(&studio, 1);

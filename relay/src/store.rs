@@ -283,13 +283,13 @@ mod tests {
     async fn a_stopped_store_says_so_and_finishes_what_waits() {
         let thread = StoreThread::start(sqlite::Sqlite::in_memory().unwrap()).unwrap();
         let handle = thread.handle();
-        let (begin, begun) = std::sync::mpsc::channel::<()>();
+        let (go, started) = std::sync::mpsc::channel::<()>();
         let slow = handle.run(move |store| {
-            let _ = begun.recv();
+            let _ = started.recv();
             store.studios()
         });
         let slow = async {
-            let (result, ()) = tokio::join!(slow, async { drop(begin) });
+            let (result, ()) = tokio::join!(slow, async { drop(go) });
             result
         };
         assert_eq!(slow.await.unwrap(), Vec::<String>::new());

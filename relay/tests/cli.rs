@@ -1,5 +1,11 @@
 //! The program as scripts use it: the real binary, its own state folder, exit codes and what is printed where.
 
+#![cfg(unix)]
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers are part of the tests; a wrong one fails them"
+)]
+
 use std::{
     fs,
     io::{Read, Write},

@@ -2,6 +2,8 @@
 //!
 //! What peers said of themselves comes here without controls already, see [`crate::registry`].
 
+use std::fmt::Write;
+
 use firstmile_shared::config::Listen;
 use serde_json::Value;
 
@@ -48,9 +50,11 @@ pub(super) fn status(status: &Status) -> String {
         ("publishers", status.publishers.to_string()),
         ("connectors", status.connectors.to_string()),
     ];
-    rows.iter()
-        .map(|(name, value)| format!("{name:<11} {value}\n"))
-        .collect()
+    let mut text = String::new();
+    for (name, value) in rows {
+        let _ = writeln!(text, "{name:<11} {value}");
+    }
+    text
 }
 
 /// `studios`.
@@ -156,7 +160,7 @@ fn settings(path: &str, value: &Value, text: &mut String) {
             settings(&format!("{path}{dot}{name}"), value, text);
         }
     } else {
-        text.push_str(&format!("{path} = {value}\n"));
+        let _ = writeln!(text, "{path} = {value}");
     }
 }
 
@@ -183,7 +187,7 @@ fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(&format!("{cell:<width$}  "));
+            let _ = write!(line, "{cell:<width$}  ");
         }
         text.push_str(line.trim_end());
         text.push('\n');

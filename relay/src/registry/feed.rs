@@ -92,14 +92,14 @@ impl Closing {
 impl Publisher {
     pub(super) fn new(
         number: u32,
-        request: &super::PublishRequest,
+        request: super::PublishRequest,
         since_unix: i64,
         now_us: i64,
     ) -> Self {
         Self {
             number,
             peer: request.peer,
-            encoder: request.encoder.clone(),
+            encoder: request.encoder,
             protocol: request.protocol,
             since_unix,
             video: None,
@@ -223,16 +223,27 @@ impl Feed {
         };
         let seq = publisher.seq;
         publisher.seq += 1;
-        for target in &self.targets {
+        let unit = Unit {
+            line: 0,
+            publisher: number,
+            seq,
+            ingest_us: now_us,
+            baseline_us,
+            access_unit: unit,
+        };
+        let Some((last, others)) = self.targets.split_last() else {
+            return;
+        };
+        for target in others {
             target.outbox.deliver(Unit {
                 line: target.line,
-                publisher: number,
-                seq,
-                ingest_us: now_us,
-                baseline_us,
-                access_unit: unit.clone(),
+                ..unit.clone()
             });
         }
+        last.outbox.deliver(Unit {
+            line: last.line,
+            ..unit
+        });
     }
 
     /// A publisher left; the next one that is held moves up. `true` when it was still there.

@@ -43,9 +43,8 @@ pub fn decide(
     };
     match policy {
         Takeover::Always => Decision::Replace,
-        Takeover::Never => Decision::Hold,
         Takeover::Smart if silent_us >= SILENT_US || incumbent == newcomer => Decision::Replace,
-        Takeover::Smart => Decision::Hold,
+        Takeover::Smart | Takeover::Never => Decision::Hold,
     }
 }
 
