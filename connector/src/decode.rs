@@ -3,6 +3,8 @@
 //! [`Decoder`] is a boundary on purpose: units in, pictures out, nothing shared. The decoder is C code fed by
 //! strangers; behind this trait it can move into a process of its own without the playout noticing.
 
+#[cfg(test)]
+pub(crate) mod clip;
 mod ffmpeg;
 mod gate;
 mod pixels;

@@ -296,3 +296,6 @@ fn threads() -> i32 {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     i32::try_from((cores / 2).clamp(1, 4)).unwrap_or(1)
 }
+
+#[cfg(test)]
+mod tests;

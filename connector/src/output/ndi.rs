@@ -151,7 +151,10 @@ fn candidates() -> Vec<PathBuf> {
 const ENVIRONMENT: [&str; 2] = ["NDI_RUNTIME_DIR_V6", "NDI_RUNTIME_DIR_V5"];
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod search_tests {
     use super::*;
 
     #[test]
