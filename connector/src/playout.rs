@@ -127,7 +127,8 @@ impl Playout {
     }
 
     fn spawn(&mut self, what: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let name = format!("{what} {}", self.line.name);
+        let name = self.line.name.replace(char::is_control, " ");
+        let name = format!("{what} {name}");
         self.threads
             .push(thread::Builder::new().name(name).spawn(run)?);
         Ok(())

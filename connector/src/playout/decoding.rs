@@ -10,9 +10,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use firstmile_shared::{
     clock::now_us,
-    media::{Codec, MediaKind},
+    media::{AccessUnit, Codec, MediaKind},
 };
 use tracing::{debug, error, warn};
 
@@ -60,6 +61,8 @@ struct Decoding<'a> {
     out: Vec<Decoded>,
     times: Recent,
     until_lead: u32,
+    /// Of the last keyframe: a stream may have to be started where there is none.
+    config: Option<Bytes>,
     errors: ErrorLog,
 }
 
@@ -82,6 +85,7 @@ impl<'a> Decoding<'a> {
             out: Vec::new(),
             times: Recent::default(),
             until_lead: 0,
+            config: None,
             errors: ErrorLog::default(),
         }
     }
@@ -115,6 +119,7 @@ impl<'a> Decoding<'a> {
         self.finish();
         self.gate = Gate::default();
         self.rate = RateFinder::default();
+        self.config = None;
         self.line.queue().over_us = None;
         let mut stats = self.line.stats();
         stats.over = None;
@@ -162,7 +167,14 @@ impl<'a> Decoding<'a> {
             media_us: queued.media_us(),
             arrived_us: queued.arrived_us,
         });
-        let result = self.decode(&queued);
+        if unit.config.is_some() {
+            self.config.clone_from(&unit.config);
+        }
+        let config = match pass {
+            Pass::Restart => self.config.clone(),
+            Pass::Feed | Pass::Skip => unit.config.clone(),
+        };
+        let result = self.decode(unit, config);
         let took_us = now_us() - start_us;
         if !self.out.is_empty() {
             self.note_decode(took_us, start_us);
@@ -179,7 +191,7 @@ impl<'a> Decoding<'a> {
             return;
         }
         let base_us = queued.media_us() - queued.unit.pts_us();
-        let result = self.decode(queued);
+        let result = self.decode(&queued.unit, queued.unit.config.clone());
         let codec = queued.unit.codec;
         for decoded in self.out.drain(..) {
             if let Decoded::Sound(sound) = decoded {
@@ -191,11 +203,10 @@ impl<'a> Decoding<'a> {
         }
     }
 
-    fn decode(&mut self, queued: &Queued) -> Result<(), DecodeError> {
-        let unit = &queued.unit;
+    fn decode(&mut self, unit: &AccessUnit, config: Option<Bytes>) -> Result<(), DecodeError> {
         let coded = CodedUnit {
             codec: unit.codec,
-            config: unit.config.clone(),
+            config,
             payload: unit.payload.clone(),
             pts_us: unit.pts_us(),
         };

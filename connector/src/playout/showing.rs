@@ -101,7 +101,15 @@ impl<'a> Showing<'a> {
             .into_iter()
             .flatten()
             .fold(self.sent_us + REPEAT_US, i64::min)
-            .clamp(now_us, now_us + STEP_MAX_US)
+            .clamp(now_us, now_us + self.step_max_us(now_us))
+    }
+
+    /// How long what comes into the queue may be overlooked: while a feed is on not long, as it may be due at once.
+    fn step_max_us(&self, now_us: i64) -> i64 {
+        match self.fresh_us.max(self.sound_us) {
+            Some(fed_us) if now_us - fed_us < FEED_SOUND_US => STEP_MAX_US,
+            _ => IDLE_STEP_MAX_US,
+        }
     }
 
     /// The next picture, if it is due. One that is past its time by more than a frame is left out if there is a newer.
@@ -285,8 +293,10 @@ const FEED_SOUND_US: i64 = 1_000_000;
 
 const LOOK_EVERY_US: i64 = 100_000;
 
-/// What comes into the queue is looked for so often.
 const STEP_MAX_US: i64 = 5_000;
+
+/// A feed's first picture comes into the queue two frames before it is due.
+const IDLE_STEP_MAX_US: i64 = 20_000;
 
 /// Deviations up to this are wobble; larger ones are meant.
 const EVEN_MAX_US: i64 = 3_000;

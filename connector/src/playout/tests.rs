@@ -39,7 +39,7 @@ impl Output for Noted {
         "test"
     }
 
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "test"
     }
 

@@ -255,6 +255,31 @@ fn damage_is_an_error_and_never_the_end() {
     }
 }
 
+/// Encoders that refresh bit by bit send one keyframe at the start and never again.
+#[test]
+fn a_stream_without_keyframes_is_shown_from_its_recovery_point() {
+    let refresh = "-preset veryfast -tune zerolatency -x264-params intra-refresh=1:keyint=30";
+    let Some(units) = camera(4, refresh) else {
+        return;
+    };
+    let mut video = only(&units, MediaKind::Video);
+    let config = video[0].config.clone();
+    video.drain(..10);
+    // ffmpeg marks its recovery points as keyframes; not every encoder does.
+    for unit in &mut video {
+        unit.config = None;
+    }
+    video[0].config = config;
+    let run = decode(&mut FfmpegDecoder::new().unwrap(), &video);
+    assert!(run.errors.is_empty());
+    let (fed, _) = run.pictures[0];
+    assert!(
+        (20..=80).contains(&fed),
+        "the first picture after {fed} units"
+    );
+    assert_eq!(run.pictures.len(), video.len() + 1 - fed);
+}
+
 #[test]
 fn a_configuration_that_can_not_be_is_named() {
     let mut decoder = FfmpegDecoder::new().unwrap();

@@ -190,9 +190,9 @@ fn too_much_is_cut_at_the_newest_keyframe() {
         let kind = if seq % 10 == 0 { 'K' } else { 'p' };
         jitter.push(unit(seq, kind, 0), TIMING, 0);
     }
-    let held = u64::try_from(jitter.video.len()).unwrap();
+    let count = u64::try_from(jitter.video.len()).unwrap();
     // The delay, a GOP of 400 ms and 500 ms are 32 pictures.
-    assert!(held <= 33, "{held}");
+    assert!(count <= 33, "{count}");
     let (&first, head) = jitter.video.first_key_value().unwrap();
     assert!(head.unit.keyframe);
     assert_eq!(jitter.losses(0).dropped, first);

@@ -21,7 +21,7 @@ impl Output for Seen {
         "test"
     }
 
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "test"
     }
 
@@ -96,13 +96,6 @@ impl Fixture {
         });
     }
 
-    /// Steps through every millisecond.
-    fn run(&self, showing: &mut Showing<'_>, from_ms: i64, to_ms: i64) {
-        for now_ms in from_ms..to_ms {
-            showing.step(now_ms * 1000);
-        }
-    }
-
     fn start(&self) -> Showing<'_> {
         Showing::new(&self.line, Box::new(self.seen.clone()), 0)
     }
@@ -117,6 +110,13 @@ impl Fixture {
     }
 }
 
+/// Steps through every millisecond.
+fn run(showing: &mut Showing<'_>, from_ms: i64, to_ms: i64) {
+    for now_ms in from_ms..to_ms {
+        showing.step(now_ms * 1000);
+    }
+}
+
 fn is_card(mark: u8) -> bool {
     (16..=60).contains(&mark)
 }
@@ -125,7 +125,7 @@ fn is_card(mark: u8) -> bool {
 fn a_source_without_a_feed_shows_a_card_and_plays_silence() {
     let fixture = Fixture::new();
     let mut showing = fixture.start();
-    fixture.run(&mut showing, 0, 2_000);
+    run(&mut showing, 0, 2_000);
     let shown = fixture.shown();
     assert_eq!(shown.len(), 10, "five a second");
     assert!(shown.iter().all(|(_, mark)| is_card(*mark)));
@@ -149,7 +149,7 @@ fn pictures_are_sent_when_they_are_due_and_evenly() {
     for n in 0..20_u8 {
         fixture.picture(i64::from(n) * 40_000 + i64::from(n % 3) * 1_000, 100 + n);
     }
-    fixture.run(&mut showing, 0, 895);
+    run(&mut showing, 0, 895);
     let shown = fixture.shown();
     let fresh: Vec<_> = shown.iter().filter(|(_, mark)| !is_card(*mark)).collect();
     assert_eq!(fresh.len(), 20);
@@ -175,7 +175,7 @@ fn a_late_picture_gives_way_to_a_newer_one_and_is_shown_if_it_is_the_only_one() 
         "the first is more than a frame late"
     );
     assert_eq!(fixture.line.stats().late, 1);
-    fixture.run(&mut showing, 176, 300);
+    run(&mut showing, 176, 300);
     assert_eq!(fixture.line.stats().late, 1, "two and three come after");
     fixture.shown();
     fixture.picture(120_000, 200);
@@ -191,12 +191,12 @@ fn the_last_picture_is_held_and_the_card_comes_off_program_only() {
         let fixture = Fixture::new();
         let mut showing = fixture.start();
         fixture.picture(-DELAY_US, 200);
-        fixture.run(&mut showing, 0, 100);
+        run(&mut showing, 0, 100);
         fixture.line.queue().over_us = Some(100_000);
         fixture.seen.log.lock().unwrap().on_program = program_until_ms > 0;
-        fixture.run(&mut showing, 100, program_until_ms.max(100));
+        run(&mut showing, 100, program_until_ms.max(100));
         fixture.seen.log.lock().unwrap().on_program = false;
-        fixture.run(&mut showing, program_until_ms.max(100), 20_000);
+        run(&mut showing, program_until_ms.max(100), 20_000);
         let shown = fixture.shown();
         let (first_card_ms, _) = *shown
             .iter()
@@ -210,7 +210,7 @@ fn the_last_picture_is_held_and_the_card_comes_off_program_only() {
         // The feed is back: its picture is there at once.
         fixture.line.queue().over_us = None;
         fixture.picture(20_000_000, 210);
-        fixture.run(&mut showing, 20_000, 20_150);
+        run(&mut showing, 20_000, 20_150);
         assert_eq!(fixture.shown().last(), Some(&(20_100, 210)));
     }
 }
@@ -225,11 +225,11 @@ fn the_sound_of_a_source_never_stops() {
             fixture.sound(from_us + n * 64_000 / 3 / 1000 * 1000, 1024);
         }
     };
-    fixture.run(&mut showing, 0, 500);
+    run(&mut showing, 0, 500);
     blocks(400_000, 40);
-    fixture.run(&mut showing, 500, 3_000);
+    run(&mut showing, 500, 3_000);
     blocks(2_950_000, 40);
-    fixture.run(&mut showing, 3_000, 4_000);
+    run(&mut showing, 3_000, 4_000);
     let sounds = &fixture.seen.log.lock().unwrap().sounds;
     for pair in sounds.windows(2) {
         let ((start, frames), (next, _)) = (pair[0], pair[1]);
