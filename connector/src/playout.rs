@@ -161,8 +161,13 @@ impl LineHandle {
                 // Of the decode time: the composition offset is the encoder's choice, not its lag.
                 let started_us = unit.baseline_us.saturating_add(coded.dts_us);
                 let encoder_us = unit.ingest_us.saturating_sub(started_us);
-                let network_us = unit.arrived_us.saturating_sub(unit.ingest_us);
+                let relay_us = i64::from(unit.unit.queued_us);
+                let network_us = unit
+                    .arrived_us
+                    .saturating_sub(unit.ingest_us)
+                    .saturating_sub(relay_us);
                 stats.encoder.note(encoder_us.max(0), now_us);
+                stats.relay.note(relay_us, now_us);
                 stats.network.note(network_us, now_us);
                 stats.network_histogram.note(network_us);
             } else {

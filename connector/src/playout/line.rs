@@ -80,6 +80,7 @@ pub(super) struct Stats {
     /// Why the last feed ended, and when.
     pub(super) over: Option<(String, i64)>,
     pub(super) encoder: Recent,
+    pub(super) relay: Recent,
     pub(super) network: Recent,
     pub(super) wait: Recent,
     pub(super) decode: Recent,
@@ -192,6 +193,7 @@ impl Stats {
             shown_us: None,
             over: None,
             encoder: Recent::default(),
+            relay: Recent::default(),
             network: Recent::default(),
             wait: Recent::default(),
             decode: Recent::default(),

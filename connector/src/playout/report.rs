@@ -3,8 +3,7 @@
 use super::{
     line::Stats,
     snapshot::{
-        AudioSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot, Percentiles, Tally,
-        VideoSnapshot,
+        AudioSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot, Tally, VideoSnapshot,
     },
     stats::to_ms,
 };
@@ -43,7 +42,7 @@ pub(super) fn snapshot(facts: &Facts<'_>, stats: &Stats) -> LineSnapshot {
         },
         hops_ms: HopsSnapshot {
             encoder: stats.encoder.percentiles(now_us),
-            relay: Percentiles::default(),
+            relay: stats.relay.percentiles(now_us),
             network: stats.network.percentiles(now_us),
             wait: stats.wait.percentiles(now_us),
             decode: stats.decode.percentiles(now_us),

@@ -94,9 +94,9 @@ pub struct AudioSnapshot {
 pub struct HopsSnapshot {
     /// In the encoder's send buffer and on its uplink, beyond the best of the last minute.
     pub encoder: Percentiles,
-    /// In the relay's queue; unknown to this version.
+    /// In the relay's queue.
     pub relay: Percentiles,
-    /// From the relay's ingest to here.
+    /// From the relay's queue to here.
     pub network: Percentiles,
     /// In the jitter buffer: the one deliberate delay.
     pub wait: Percentiles,

@@ -229,6 +229,7 @@ impl Feed {
             seq,
             ingest_us: now_us,
             baseline_us,
+            queued_us: 0,
             access_unit: unit,
         };
         let Some((last, others)) = self.targets.split_last() else {

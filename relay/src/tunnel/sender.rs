@@ -270,7 +270,9 @@ impl Sender {
     }
 
     fn take_off(&mut self, outgoing: Outgoing, stream: SendStream) {
-        let Outgoing { unit, ticket } = outgoing;
+        let Outgoing { mut unit, ticket } = outgoing;
+        let queued_us = clock::now_us().saturating_sub(unit.ingest_us);
+        unit.queued_us = u32::try_from(queued_us.max(0)).unwrap_or(u32::MAX);
         // Fails only on a stream that is gone; writing to it will tell.
         let _ = stream.set_priority(priority(ticket.class));
         self.metrics

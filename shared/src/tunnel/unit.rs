@@ -5,15 +5,16 @@
 //! +--------+--------+--------+--------+----------------+----------------+----------------+-------
 //! | layout | flags  | codec  | track  | line (u32)     | publisher (u32)| seq (u64)      |
 //! +--------+--------+--------+--------+----------------+----------------+----------------+-------
-//!  20               28               36               44        48           52           56
-//! +----------------+----------------+----------------+---------+------------+------------+--------
-//! | dts_us (i64)   | ingest_us (i64)| baseline_us    | cts_us  | config_len | payload_len| config,
-//! |                |                | (i64)          | (i32)   | (u32)      | (u32)      | payload
-//! +----------------+----------------+----------------+---------+------------+------------+--------
+//!  20               28               36               44               48        52           56           60
+//! +----------------+----------------+----------------+----------------+---------+------------+------------+--------
+//! | dts_us (i64)   | ingest_us (i64)| baseline_us    | queued_us (u32)| cts_us  | config_len | payload_len| config,
+//! |                |                | (i64)          |                | (i32)   | (u32)      | (u32)      | payload
+//! +----------------+----------------+----------------+----------------+---------+------------+------------+--------
 //! ```
 //!
 //! All integers are big-endian. `layout` is 1. `dts_us` and `cts_us` are on the publisher's media clock;
-//! `ingest_us` and `baseline_us` are on the relay's clock (an arbitrary epoch, see [`super::clock`]).
+//! `ingest_us` and `baseline_us` are on the relay's clock (an arbitrary epoch, see [`super::clock`]);
+//! `ingest_us + queued_us` is when the relay began to send it.
 //! Flags: bit 0 keyframe, bit 1 disposable, bit 2 discontinuity; the others are reserved and must be zero.
 //! The stream ends with the payload; a stream that is reset before is a unit that will not come.
 //!
@@ -24,7 +25,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crate::media::{AccessUnit, Codec};
 
 /// Bytes before the configuration and the payload.
-pub const HEADER_LEN: usize = 56;
+pub const HEADER_LEN: usize = 60;
 
 /// Largest accepted payload. A 4K intra picture at 100 Mbit/s and 25 fps averages 500 kB; 8 MiB leaves
 /// 16x for a burst and bounds what one unit can make a connector hold.
@@ -49,6 +50,9 @@ pub struct Unit {
     pub ingest_us: i64,
     /// The publisher's lowest `ingest - dts`, microseconds: what maps its media clock to the relay's clock.
     pub baseline_us: i64,
+    /// How long it waited in the relay before it was sent, microseconds: tells the relay's part of a delay from
+    /// the network's. Zero until then.
+    pub queued_us: u32,
     /// What the encoder sent.
     pub access_unit: AccessUnit,
 }
@@ -117,6 +121,7 @@ impl Unit {
         head.put_i64(unit.dts_us);
         head.put_i64(self.ingest_us);
         head.put_i64(self.baseline_us);
+        head.put_u32(self.queued_us);
         head.put_i32(unit.cts_us);
         head.put_u32(u32::try_from(config.len()).unwrap_or(u32::MAX));
         head.put_u32(u32::try_from(unit.payload.len()).unwrap_or(u32::MAX));
@@ -161,6 +166,7 @@ impl Unit {
         let dts_us = header.get_i64();
         let ingest_us = header.get_i64();
         let baseline_us = header.get_i64();
+        let queued_us = header.get_u32();
         let cts_us = header.get_i32();
         let config_len = header.get_u32() as usize;
         let payload_len = header.get_u32() as usize;
@@ -178,6 +184,7 @@ impl Unit {
             seq,
             ingest_us,
             baseline_us,
+            queued_us,
             access_unit: AccessUnit {
                 codec,
                 track,
@@ -220,6 +227,7 @@ mod tests {
                 any::<u64>(),
                 any::<i64>(),
                 any::<i64>(),
+                any::<u32>(),
             ),
             (
                 0..Codec::ALL.len(),
@@ -233,7 +241,7 @@ mod tests {
         )
             .prop_map(
                 |(
-                    (line, publisher, seq, ingest_us, baseline_us),
+                    (line, publisher, seq, ingest_us, baseline_us, queued_us),
                     (codec, track, flags, dts_us, cts_us),
                     config,
                     payload,
@@ -243,6 +251,7 @@ mod tests {
                     seq,
                     ingest_us,
                     baseline_us,
+                    queued_us,
                     access_unit: AccessUnit {
                         codec: Codec::ALL[codec],
                         track,
@@ -297,6 +306,7 @@ mod tests {
             seq: 0,
             ingest_us: 0,
             baseline_us: 0,
+            queued_us: 0,
             access_unit: AccessUnit {
                 codec: Codec::H264,
                 track: 0,
@@ -316,12 +326,12 @@ mod tests {
             (1, 0x81, "reserved flag bits set: 0x81"),
             (2, 99, "unknown codec 99"),
             (
-                48,
+                52,
                 0x7f,
                 "configuration of 2130706432 bytes exceeds the limit of 16384",
             ),
             (
-                52,
+                56,
                 0x7f,
                 "payload of 2130706432 bytes exceeds the limit of 8388608",
             ),

@@ -19,6 +19,7 @@ fn arrived(publisher: u32, seq: u64, at_us: i64) -> ArrivedUnit {
             seq,
             ingest_us: 0,
             baseline_us: 0,
+            queued_us: 0,
             access_unit: AccessUnit {
                 codec: Codec::H264,
                 track: 0,

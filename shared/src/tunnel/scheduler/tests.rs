@@ -16,6 +16,7 @@ fn unit(line: u32, seq: u64, kind: char, at_us: i64, len: usize) -> Unit {
         seq,
         ingest_us: at_us,
         baseline_us: 0,
+        queued_us: 0,
         access_unit: AccessUnit {
             codec: if kind == 'a' { Codec::Aac } else { Codec::H264 },
             track: 0,
