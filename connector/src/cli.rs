@@ -350,7 +350,7 @@ impl Place {
             Err(error) => return Err(error),
         };
         let lines = Lines::open(state.path(), self.config.delay.0)?;
-        let tunnels = program::open_tunnels(&state, &lines)?;
+        let tunnels = program::open_tunnels(&self.config, &state, &lines)?;
         let control = Control::new(lines, tunnels, Health::default());
         control.result(request).await
     }

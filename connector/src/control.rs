@@ -8,6 +8,7 @@ use std::{
 
 use firstmile_shared::{
     exit::{ExitCode, Failure},
+    os,
     secret::{Secret, StreamKey},
     token::JoinToken,
 };
@@ -196,7 +197,7 @@ impl Control {
         let lines = self.lines.snapshots().into_iter();
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            host: machine_name(),
+            host: os::host_name(),
             studio: relays.iter().find_map(|relay| relay.studio.clone()),
             relays,
             lines: lines
@@ -308,16 +309,6 @@ impl Health {
         let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         faults.clone()
     }
-}
-
-/// This machine's name, as people know it.
-pub fn machine_name() -> String {
-    let from_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    (from_kernel.or_else(|| std::env::var("COMPUTERNAME").ok()))
-        .or_else(|| std::env::var("HOSTNAME").ok())
-        .map(|name| name.trim().to_owned())
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "this machine".to_owned())
 }
 
 /// Disk writes wait; the runtime's own threads must not.

@@ -35,13 +35,11 @@ use axum::{
 use firstmile_shared::{
     config::Listen,
     http::{Hosts, Sockets},
+    os,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    control::{self, Control},
-    metrics,
-};
+use crate::{control::Control, metrics};
 
 /// Serves until `shutdown`; requests that are being answered then are finished.
 pub async fn serve(
@@ -51,7 +49,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let bound = listener.local_addr()?;
-    let hosts = Hosts::new(listen, bound, &control::machine_name());
+    let hosts = Hosts::new(listen, bound, &os::host_name());
     let sockets = Sockets::new(listener, CONNECTIONS_MAX)?;
     axum::serve(sockets, router(control, hosts))
         .with_graceful_shutdown(shutdown.cancelled_owned())

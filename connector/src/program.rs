@@ -52,7 +52,7 @@ impl Connector {
             outputs,
             config.output.default.into(),
         )?;
-        let tunnels = open_tunnels(&state, &lines)?;
+        let tunnels = open_tunnels(config, &state, &lines)?;
         let health = Health::default();
         let control = Control::new(lines.clone(), tunnels.clone(), health.clone());
 
@@ -220,8 +220,8 @@ fn start_socket(
 }
 
 /// The relays and the identity of a state folder, for the program and for a command line alone.
-pub fn open_tunnels(state: &StateDir, lines: &Lines) -> Result<Tunnels, Failure> {
-    Tunnels::open(state.path(), lines.clone())
+pub fn open_tunnels(config: &Config, state: &StateDir, lines: &Lines) -> Result<Tunnels, Failure> {
+    Tunnels::open(state.path(), lines.clone(), config.transport())
 }
 
 fn run_file(page: Option<SocketAddr>) -> RunFile {

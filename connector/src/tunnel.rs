@@ -25,6 +25,7 @@ use std::{
 use firstmile_shared::{
     backoff::Backoff,
     exit::{ExitCode, Failure},
+    quic::Transport,
     supervisor::random,
     tls::{Identity, Spki, WrongPin},
     token::JoinToken,
@@ -88,7 +89,7 @@ impl RelaySnapshot {
             rtt_ms: None,
             lost_percent: None,
             studio: Some(relay.studio.clone()),
-            ingest: IngestAddresses::default(),
+            ingest: relay.ingest.clone(),
         }
     }
 }
@@ -193,6 +194,7 @@ pub struct Tunnels {
 struct Shared {
     identity: Identity,
     lines: Lines,
+    transport: Transport,
     book: Mutex<Book>,
     /// Counts the changes of the book.
     changes: watch::Sender<u64>,
@@ -202,11 +204,12 @@ struct Shared {
 
 impl Tunnels {
     /// The relays and the identity of a state folder. Reads, and at the first start writes, the disk.
-    pub fn open(state_dir: &Path, lines: Lines) -> Result<Self, Failure> {
+    pub fn open(state_dir: &Path, lines: Lines, transport: Transport) -> Result<Self, Failure> {
         Ok(Self {
             shared: Arc::new(Shared {
                 identity: identity::load(state_dir)?,
                 lines,
+                transport,
                 book: Mutex::new(Book::open(&state_dir.join(BOOK_FILE))?),
                 changes: watch::Sender::new(0),
                 states: Mutex::default(),
@@ -228,7 +231,7 @@ impl Tunnels {
             changes.mark_unchanged();
             let relays = self.relays();
             running.retain(|_, (relay, stop)| {
-                let is_kept = relays.contains(relay);
+                let is_kept = relays.iter().any(|kept| kept.is_dialled_like(relay));
                 if !is_kept {
                     stop.cancel();
                 }
@@ -262,9 +265,15 @@ impl Tunnels {
     /// Dials, checks the relay's key, redeems the token and remembers the relay.
     pub async fn join(&self, token: &JoinToken) -> Result<Joined, JoinError> {
         let shared = &self.shared;
-        let dialed = dial::dial(&token.addresses, &token.pins, &shared.identity).await?;
+        let dialed = dial::dial(
+            &token.addresses,
+            &token.pins,
+            &shared.identity,
+            shared.transport,
+        )
+        .await?;
         let address = dialed.address.clone();
-        let studio = session::enrol(dialed, token).await?;
+        let (studio, ingest) = session::enrol(dialed, token).await?;
         info!(studio, relay = address, "joined");
         // The one that answered is the best, whatever the token says.
         let mut addresses = token.addresses.clone();
@@ -273,6 +282,7 @@ impl Tunnels {
             addresses,
             pins: token.pins.clone(),
             studio: studio.clone(),
+            ingest,
         };
         let shared = shared.clone();
         let stored = tokio::task::spawn_blocking(move || {
@@ -344,6 +354,15 @@ impl Status {
     fn update(&self, change: impl FnOnce(&mut RelaySnapshot)) {
         if let Some(snapshot) = lock(&self.shared.states).get_mut(&self.id) {
             change(snapshot);
+        }
+    }
+
+    /// Keeps the addresses of lines as they are while the relay is away.
+    async fn remember(&self, ingest: IngestAddresses) {
+        let (shared, id) = (self.shared.clone(), self.id);
+        let stored = tokio::task::spawn_blocking(move || lock(&shared.book).set_ingest(id, ingest));
+        if let Ok(Err(error)) = stored.await {
+            warn!(%error, "{BOOK_FILE} can't be written");
         }
     }
 
@@ -419,7 +438,12 @@ async fn attempt(
     clock: &mut RelayClock,
     stop: &CancellationToken,
 ) -> Attempt {
-    let dialed = dial::dial(&relay.addresses, &relay.pins, &shared.identity);
+    let dialed = dial::dial(
+        &relay.addresses,
+        &relay.pins,
+        &shared.identity,
+        shared.transport,
+    );
     let dialed = match stop.run_until_cancelled(dialed).await {
         None => return Attempt::Stopped,
         Some(Ok(dialed)) => dialed,
@@ -441,6 +465,7 @@ async fn attempt(
         session.ingest(),
         session.address().to_owned(),
     );
+    status.remember(ingest.clone()).await;
     status.update(|snapshot| {
         snapshot.state = RelayState::Connected;
         snapshot.reason = None;

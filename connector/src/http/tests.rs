@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use firstmile_shared::secret::StreamKey;
+use firstmile_shared::{quic::Transport, secret::StreamKey};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -45,7 +45,7 @@ impl Fixture {
         lines
             .add("Camera 1", Some(StreamKey::parse(KEY).unwrap()))
             .unwrap();
-        let tunnels = Tunnels::open(folder.path(), lines.clone()).unwrap();
+        let tunnels = Tunnels::open(folder.path(), lines.clone(), Transport::default()).unwrap();
         let control = Control::new(lines.clone(), tunnels, Health::default());
         let listen: Listen = "127.0.0.1:0".parse().unwrap();
         let listener = firstmile_shared::net::bind_tcp(&listen, "http.listen")

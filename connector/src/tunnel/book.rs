@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use firstmile_shared::{exit::Failure, ops, tls::Spki};
+use firstmile_shared::{exit::Failure, ops, tls::Spki, tunnel::control::IngestAddresses};
 use serde::{Deserialize, Serialize};
 
 /// A relay that was joined. Its keys say which one it is; its addresses may change.
@@ -17,6 +17,9 @@ pub(super) struct Relay {
     pub(super) pins: Vec<Spki>,
     /// The studio that was joined there.
     pub(super) studio: String,
+    /// Where encoders find it, as it said last: addresses of lines must not change while it is away.
+    #[serde(default)]
+    pub(super) ingest: IngestAddresses,
 }
 
 impl Relay {
@@ -34,6 +37,12 @@ impl Relay {
                 .iter()
                 .any(|known| known.eq_ignore_ascii_case(name))
         })
+    }
+
+    /// Whether a connection made for the one serves the other.
+    pub(super) fn is_dialled_like(&self, other: &Self) -> bool {
+        (&self.addresses, &self.pins, &self.studio)
+            == (&other.addresses, &other.pins, &other.studio)
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -89,6 +98,17 @@ impl Book {
         self.replace(relays)
     }
 
+    /// Remembers where encoders find the relay of this key; writes nothing when that is known.
+    pub(super) fn set_ingest(&mut self, pin: Spki, ingest: IngestAddresses) -> io::Result<()> {
+        let mut relays = self.relays.clone();
+        let known = (relays.iter_mut()).find(|relay| relay.pins.first() == Some(&pin));
+        match known {
+            Some(relay) if relay.ingest != ingest => relay.ingest = ingest,
+            _ => return Ok(()),
+        }
+        self.replace(relays)
+    }
+
     /// Forgets the relay of this name, an address or its host. `false`: there is none.
     pub(super) fn remove(&mut self, name: &str) -> io::Result<bool> {
         let mut relays = self.relays.clone();
@@ -127,7 +147,28 @@ mod tests {
             addresses: vec![address.to_owned(), "[2001:db8::1]:4433".to_owned()],
             pins: vec![Spki([pin; 32])],
             studio: "truck1".to_owned(),
+            ingest: IngestAddresses::default(),
         }
+    }
+
+    #[test]
+    fn where_encoders_find_a_relay_is_known_while_it_is_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("relays.json");
+        let mut book = Book::open(&file).unwrap();
+        book.add(relay("relay.example:4433", 1)).unwrap();
+        let ingest = IngestAddresses {
+            hosts: vec!["live.example".to_owned()],
+            rtmp_port: Some(1940),
+            rtmps_port: None,
+        };
+        book.set_ingest(Spki([1; 32]), ingest.clone()).unwrap();
+        let relays = Book::open(&file).unwrap().relays().to_vec();
+        assert_eq!(relays[0].ingest, ingest);
+        assert!(
+            relays[0].is_dialled_like(&relay("relay.example:4433", 1)),
+            "news for encoders do not end the connection"
+        );
     }
 
     #[test]

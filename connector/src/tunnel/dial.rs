@@ -55,6 +55,7 @@ pub(super) async fn dial(
     addresses: &[String],
     pins: &[Spki],
     identity: &Identity,
+    transport: Transport,
 ) -> Result<Dialed, DialError> {
     let mut failures = Failures::default();
     let mut candidates = VecDeque::from(resolve(addresses, &mut failures).await);
@@ -77,7 +78,7 @@ pub(super) async fn dial(
             () = time::sleep_until(next_at), if !candidates.is_empty() => {
                 if let Some(candidate) = candidates.pop_front() {
                     let (identity, pins) = (identity.clone(), pins.to_vec());
-                    attempts.spawn(attempt(candidate, pins, identity));
+                    attempts.spawn(attempt(candidate, pins, identity, transport));
                 }
                 next_at = Instant::now() + STAGGER;
             }
@@ -174,6 +175,7 @@ async fn attempt(
     candidate: Candidate,
     pins: Vec<Spki>,
     identity: Identity,
+    transport: Transport,
 ) -> Result<Dialed, Failed> {
     let Candidate { address, socket } = candidate;
     let pins = Pins::new(pins);
@@ -194,7 +196,7 @@ async fn attempt(
         Err(error) => return Err(fail(error.to_string(), None)),
     };
     let endpoint = quic::dialer(bound).map_err(|error| fail(error.to_string(), None))?;
-    let config = quic::client_config(&identity, pins.clone(), Transport::default())
+    let config = quic::client_config(&identity, pins.clone(), transport)
         .map_err(|error| fail(error.to_string(), None))?;
     let connecting = endpoint
         .connect_with(config, socket, SERVER_NAME)
@@ -280,6 +282,7 @@ mod tests {
             &addresses,
             &[Spki([0; 32])],
             &Identity::ephemeral().unwrap(),
+            Transport::default(),
         )
         .await
         .unwrap_err()

@@ -45,7 +45,10 @@ use crate::{
 };
 
 /// Redeems a token on a fresh connection; the answer is the studio.
-pub(super) async fn enrol(dialed: Dialed, token: &JoinToken) -> Result<String, Ended> {
+pub(super) async fn enrol(
+    dialed: Dialed,
+    token: &JoinToken,
+) -> Result<(String, IngestAddresses), Ended> {
     let Dialed {
         connection,
         endpoint,
@@ -60,7 +63,7 @@ pub(super) async fn enrol(dialed: Dialed, token: &JoinToken) -> Result<String, E
         });
         loop {
             match control.next().await? {
-                FromRelay::Enrolled { studio } => return Ok(studio),
+                FromRelay::Enrolled { studio, ingest } => return Ok((studio, ingest)),
                 FromRelay::Refused { code, message } => return Err(Ended::refused(code, &message)),
                 _ => {}
             }

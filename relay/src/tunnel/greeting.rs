@@ -144,8 +144,9 @@ async fn talk(
                 name,
             } => match shared.directory.enrol(&token, &secret, spki, &name).await {
                 Ok(studio) => {
-                    send.write_all(&control::encode(&FromRelay::Enrolled { studio }))
-                        .await?;
+                    let ingest = shared.ingest.clone();
+                    let enrolled = FromRelay::Enrolled { studio, ingest };
+                    send.write_all(&control::encode(&enrolled)).await?;
                 }
                 Err(error) => {
                     shared.metrics.refused(Refused::Token);

@@ -12,7 +12,9 @@ use firstmile_shared::{
     tls::Spki,
     tunnel::{
         close::Close,
-        control::{self, FromConnector, FromRelay, LineDeclaration, Received, RefusedLine},
+        control::{
+            self, FromConnector, FromRelay, IngestAddresses, LineDeclaration, Received, RefusedLine,
+        },
     },
 };
 use quinn::{Connection, ConnectionError};
@@ -135,6 +137,7 @@ async fn welcome(
     let mut session = Session {
         connection,
         directory: &shared.directory,
+        ingest: &shared.ingest,
         record: guest.record.clone(),
         control: guest.control,
         outbox: outbox.clone(),
@@ -160,6 +163,7 @@ async fn welcome(
 struct Session<'a> {
     connection: &'a Connection,
     directory: &'a Directory,
+    ingest: &'a IngestAddresses,
     record: ConnectorRecord,
     control: ControlReader,
     outbox: Arc<Outbox>,
@@ -230,6 +234,7 @@ impl Session<'_> {
             FromConnector::Enrol { .. } => {
                 self.outbox.send(&FromRelay::Enrolled {
                     studio: self.record.studio.clone(),
+                    ingest: self.ingest.clone(),
                 });
                 None
             }

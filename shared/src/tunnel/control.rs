@@ -107,6 +107,9 @@ pub enum FromRelay {
     Enrolled {
         /// The studio's name.
         studio: String,
+        /// Where encoders find this relay: a line added next has its right address before the first session.
+        #[serde(default)]
+        ingest: IngestAddresses,
     },
     /// The session is open.
     Welcome {
