@@ -508,6 +508,12 @@ impl Publication {
         lock(&self.feed).deliver(self.number, unit, now_us, metrics);
     }
 
+    /// Notes the name that the encoder's metadata gives it, for the lists. A takeover still goes by the name that it
+    /// came with.
+    pub fn describe(&self, encoder: String) {
+        lock(&self.feed).describe(self.number, encoder);
+    }
+
     /// Ends the feed with a clause for the operator: "the encoder's network was lost".
     pub fn end(mut self, reason: &str) {
         self.finish(reason);

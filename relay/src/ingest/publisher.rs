@@ -200,7 +200,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                     warn!(studio, line, peer = %self.peer, sends = what.0, "the encoder sends what can not be played");
                 }
             }
-            Event::Metadata { encoder } => debug!(encoder, "the encoder says who it is"),
+            Event::Metadata { encoder } => {
+                debug!(encoder, "the encoder says who it is");
+                if let Some(publication) = &self.publication {
+                    publication.describe(encoder);
+                }
+            }
         }
         Ok(())
     }

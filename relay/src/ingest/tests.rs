@@ -51,6 +51,35 @@ async fn a_feed_comes_in_with_its_configuration_and_its_times() {
 }
 
 #[tokio::test]
+async fn the_lists_show_the_name_from_the_metadata() {
+    let mut relay = Relay::start(LIMITS).await;
+    let mut phone = Phone::connect(&relay).await;
+    phone.publish("truck1", "front-camera").await;
+    assert!(phone.is_let_in().await);
+    let mut body = BytesMut::new();
+    for value in [
+        Value::string("onMetaData"),
+        Value::object([("encoder", Value::string("obs-output module"))]),
+    ] {
+        crate::rtmp::amf0::encode(&value, &mut body);
+    }
+    phone
+        .send(&Message {
+            kind: kind::DATA_AMF0,
+            stream: 1,
+            timestamp: 0,
+            payload: body.freeze(),
+        })
+        .await;
+    eventually(|| {
+        let publishers = relay.registry.publishers();
+        (publishers[0].encoder == "obs-output module").then_some(())
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test]
 async fn an_encoder_that_vanishes_ends_its_feed() {
     let mut relay = Relay::start(LIMITS).await;
     let mut phone = Phone::connect(&relay).await;
@@ -204,6 +233,7 @@ async fn a_relay_that_stops_ends_every_feed() {
 /// The registry over a real directory, with one studio listening, behind a real listener.
 struct Relay {
     address: SocketAddr,
+    registry: Registry,
     studio: Arc<Studio>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
@@ -239,10 +269,11 @@ impl Relay {
         let ingest = RtmpIngest::new(listener, limits).unwrap();
         let address = ingest.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let desk = Desk::new(registry, metrics.clone());
+        let desk = Desk::new(registry.clone(), metrics.clone());
         let run = ingest.run(desk, shutdown.clone());
         Self {
             address,
+            registry,
             studio,
             metrics,
             shutdown,

@@ -54,7 +54,10 @@ pub(super) struct Target {
 pub(super) struct Publisher {
     pub(super) number: u32,
     pub(super) peer: SocketAddr,
-    pub(super) encoder: String,
+    /// What it called itself when it came: part of who it is.
+    encoder: String,
+    /// What its metadata called it later: for people.
+    description: Option<String>,
     pub(super) protocol: &'static str,
     pub(super) since_unix: i64,
     pub(super) video: Option<Codec>,
@@ -100,6 +103,7 @@ impl Publisher {
             number,
             peer: request.peer,
             encoder: request.encoder,
+            description: None,
             protocol: request.protocol,
             since_unix,
             video: None,
@@ -116,6 +120,11 @@ impl Publisher {
 
     pub(super) fn closing(&self) -> Closing {
         self.closing.clone()
+    }
+
+    /// The name to show: "obs-output module (libobs 29.0.2)" tells more than the "FMSc/1.0" that OBS comes with.
+    pub(super) fn shown_encoder(&self) -> &str {
+        self.description.as_deref().unwrap_or(&self.encoder)
     }
 
     /// Measures a unit; the answer is the baseline.
@@ -148,6 +157,13 @@ impl Publisher {
 }
 
 impl Feed {
+    /// Notes what a publisher's metadata calls it.
+    pub(super) fn describe(&mut self, number: u32, encoder: String) {
+        if let Some(publisher) = self.publishers.iter_mut().find(|p| p.number == number) {
+            publisher.description = Some(encoder);
+        }
+    }
+
     /// Brings the lines and the connected sessions up to date. Connectors that are new to a live feed hear of it;
     /// without an enabled line, every publisher is told to go: the studio took the key away.
     pub(super) fn update(&mut self, lines: Vec<LineRecord>, targets: Vec<Target>) {
@@ -404,7 +420,7 @@ fn start(target: &Target, live: &Publisher) -> FeedStart {
         line: target.line,
         publisher: live.number,
         delay_ms: target.delay_ms,
-        encoder: live.encoder.clone(),
+        encoder: live.shown_encoder().to_owned(),
         peer: live.peer,
         protocol: live.protocol,
     }

@@ -154,7 +154,7 @@ fn describe(publisher: &Publisher) -> PublisherStatus {
         studio: String::new(),
         line: String::new(),
         peer: publisher.peer.to_string(),
-        encoder: printable(&publisher.encoder),
+        encoder: printable(publisher.shown_encoder()),
         protocol: publisher.protocol.to_owned(),
         since: date::rfc3339(publisher.since_unix),
         state: PublisherState::Held,
