@@ -127,6 +127,7 @@ impl Fixture {
                     seq,
                     ingest_us: 0,
                     baseline_us: 0,
+                    queued_us: 0,
                     access_unit: unit.clone(),
                 },
                 arrived_us: now_us(),
