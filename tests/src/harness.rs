@@ -86,6 +86,20 @@ impl Show {
         self.folder.path()
     }
 
+    /// What everything in the show had to say.
+    pub fn logs(&self) -> anyhow::Result<String> {
+        let mut logs = String::new();
+        for entry in fs::read_dir(self.folder.path())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy();
+                logs = logs + "--- " + &name + "\n";
+                logs += &String::from_utf8_lossy(&fs::read(&path)?);
+            }
+        }
+        Ok(logs)
+    }
+
     /// A join token for `studio`.
     pub fn invite(&self, studio: &str, more: &[&str]) -> anyhow::Result<String> {
         let address = self.relay.address("tunnel")?.to_string();
@@ -115,6 +129,36 @@ impl Show {
             settings.push(("FIRSTMILE_CONNECTOR__LOG__LEVEL", "trace"));
         }
         Connector::start(&self.folder.path().join(name), &settings)
+    }
+
+    /// Adds a line to a connector of `studio`, and waits until the relay knows it: from then on an encoder gets in.
+    ///
+    /// The relay stores one change of a connector's lines a second at most.
+    pub fn add_line(
+        &self,
+        studio: &str,
+        connector: &Connector,
+        name: &str,
+        key: Option<&str>,
+    ) -> anyhow::Result<LineAddress> {
+        let lines = || -> anyhow::Result<u64> {
+            let studios = self.relay.command(&["studios", "--json"], "")?.success()?;
+            let studios: Value = serde_json::from_str(&studios)?;
+            let entry = studios.as_array().into_iter().flatten();
+            let entry = entry.clone().find(|entry| entry["name"] == studio);
+            Ok(entry.and_then(|entry| entry["lines"].as_u64()).unwrap_or(0))
+        };
+        let before = lines()?;
+        let address = connector.add_line(name, key)?;
+        wait_for(&format!("the relay to know {name:?}"), PATIENCE, || {
+            let now = lines()?;
+            Ok(if now > before {
+                Ok(())
+            } else {
+                Err(now.into())
+            })
+        })?;
+        Ok(address)
     }
 
     /// Starts a connector and joins it to `studio`.
@@ -177,7 +221,7 @@ impl Connector {
         self.program.command(&["join", "--token-file", "-"], token)
     }
 
-    /// Adds a line; with a key of the studio's own when `key` is given.
+    /// Adds a line; with a key of the studio's own when `key` is given. See [`Show::add_line`].
     pub fn add_line(&self, name: &str, key: Option<&str>) -> anyhow::Result<LineAddress> {
         let printed = match key {
             Some(key) => self

@@ -17,7 +17,7 @@ fn every_picture_arrives(settings: &EncoderSettings) -> anyhow::Result<()> {
     }
     let show = Show::start()?;
     let studio = show.joined("truck1", OutputKind::Ndi)?;
-    let line = studio.add_line("Camera 1", None)?;
+    let line = show.add_line("truck1", &studio, "Camera 1", None)?;
     let viewer = Viewer::find("Camera 1", Instant::now() + PATIENCE)?;
     viewer.wait_for("the card", Instant::now() + PATIENCE, |seen| {
         seen.unstamped > 0
@@ -84,7 +84,7 @@ fn an_encoder_that_returns_is_seen_again_on_the_same_connection() -> anyhow::Res
     }
     let show = Show::start()?;
     let studio = show.joined("truck1", OutputKind::Ndi)?;
-    let line = studio.add_line("Camera 1", None)?;
+    let line = show.add_line("truck1", &studio, "Camera 1", None)?;
     let viewer = Viewer::find("Camera 1", Instant::now() + PATIENCE)?;
 
     let mut first = Encoder::start(

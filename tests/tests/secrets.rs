@@ -39,9 +39,9 @@ fn no_key_and_no_token_appears_in_anything_that_is_logged_shown_or_counted() -> 
     let studio = show.connector("studio", OutputKind::Null)?;
     studio.join(&token)?.success()?;
     studio.wait_connected()?;
-    let generated = studio.add_line("Camera 1", None)?;
+    let generated = show.add_line("truck1", &studio, "Camera 1", None)?;
     secrets.add(&generated.key);
-    let own = studio.add_line("Camera 2", Some("Our-Own.Key~2026"))?;
+    let own = show.add_line("truck1", &studio, "Camera 2", Some("Our-Own.Key~2026"))?;
     secrets.add(&own.key);
 
     // Errors: a used token, a mangled one, a key that fits nothing.

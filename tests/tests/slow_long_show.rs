@@ -31,7 +31,7 @@ fn delay_and_lip_sync_do_not_drift_in_ten_minutes() -> anyhow::Result<()> {
     }
     let show = Show::start()?;
     let studio = show.joined("truck1", OutputKind::Ndi)?;
-    let line = studio.add_line("Camera 1", None)?;
+    let line = show.add_line("truck1", &studio, "Camera 1", None)?;
     let through = Viewer::find("Camera 1", Instant::now() + PATIENCE)?;
     let _encoder = Encoder::start(
         show.folder(),

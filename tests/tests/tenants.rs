@@ -23,8 +23,8 @@ fn two_studios_with_the_same_key_never_see_each_others_feed() -> anyhow::Result<
     let north = show.joined("north", OutputKind::Ndi)?;
     let south = show.joined("south", OutputKind::Ndi)?;
     let key = Some("the-same-key-text-2026");
-    let to_north = north.add_line("North camera", key)?;
-    let to_south = south.add_line("South camera", key)?;
+    let to_north = show.add_line("north", &north, "North camera", key)?;
+    let to_south = show.add_line("south", &south, "South camera", key)?;
     assert_eq!(to_north.key, to_south.key);
     let at_north = Viewer::find("North camera", Instant::now() + PATIENCE)?;
     let at_south = Viewer::find("South camera", Instant::now() + PATIENCE)?;
@@ -67,7 +67,7 @@ fn two_studios_with_the_same_key_never_see_each_others_feed() -> anyhow::Result<
 fn a_connector_that_nobody_invited_gets_nothing() -> anyhow::Result<()> {
     let show = Show::start()?;
     let studio = show.joined("truck1", OutputKind::Null)?;
-    studio.add_line("Camera 1", None)?;
+    show.add_line("truck1", &studio, "Camera 1", None)?;
 
     let stolen = show.folder().join("thief");
     fs::DirBuilder::new().mode(0o700).create(&stolen)?;

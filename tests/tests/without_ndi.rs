@@ -11,7 +11,7 @@ fn a_connector_without_the_ndi_runtime_starts_and_says_where_to_get_it() -> anyh
     }
     let show = Show::start()?;
     let studio = show.joined("truck1", OutputKind::NdiWithoutRuntime)?;
-    let line = studio.add_line("Camera 1", None)?;
+    let line = show.add_line("truck1", &studio, "Camera 1", None)?;
 
     let log = studio.program().log()?;
     for word in ["NDI", "/nonexistent", "https://ndi.video"] {

@@ -42,10 +42,29 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let with_ndi = can_run(&[Need::Ndi]);
     let interrupted = interruption()?;
-    let demo = Demo::start(with_ndi)?;
-    match arguments.seconds {
+    say("Firstmile, all of it on this machine and nothing kept.\n")?;
+    let show = Show::start()?;
+    let worked = Demo::start(&show, with_ndi).and_then(|demo| match arguments.seconds {
         Some(seconds) => demo.measure(seconds, &interrupted),
         None => demo.run_on(&interrupted),
+    });
+    match worked {
+        _ if arguments.seconds.is_none() && interrupted.load(Ordering::Relaxed) => {
+            say("ended")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(true) => Ok(ExitCode::SUCCESS),
+        Ok(false) => {
+            say(&format!("The main job did NOT work.\n\n{}", show.logs()?))?;
+            Ok(ExitCode::FAILURE)
+        }
+        Err(error) => {
+            say(&format!(
+                "The main job did NOT work: {error}\n\n{}",
+                show.logs()?
+            ))?;
+            Ok(ExitCode::FAILURE)
+        }
     }
 }
 
@@ -55,13 +74,10 @@ struct Demo {
     viewer: Option<Viewer>,
     studio: Connector,
     line: LineAddress,
-    show: Show,
 }
 
 impl Demo {
-    fn start(with_ndi: bool) -> anyhow::Result<Self> {
-        say("Firstmile, all of it on this machine and nothing kept.\n")?;
-        let show = Show::start()?;
+    fn start(show: &Show, with_ndi: bool) -> anyhow::Result<Self> {
         say(&format!(
             "vps$     firstmile-relay\n         takes RTMP on {}, connectors dial {} (UDP)",
             show.relay().address("rtmp")?,
@@ -88,7 +104,7 @@ impl Demo {
         say(
             "studio$  firstmile-connector join\n         joined: it dialled out, nobody had to open a port",
         )?;
-        let line = studio.add_line(LINE, None)?;
+        let line = show.add_line("truck1", &studio, LINE, None)?;
         say(&format!(
             "studio$  firstmile-connector line add \"{LINE}\"\n         url: {}",
             line.url
@@ -124,12 +140,11 @@ impl Demo {
             viewer,
             studio,
             line,
-            show,
         })
     }
 
     /// Until interrupted: one line a second.
-    fn run_on(mut self, interrupted: &AtomicBool) -> anyhow::Result<ExitCode> {
+    fn run_on(mut self, interrupted: &AtomicBool) -> anyhow::Result<bool> {
         say(&format!(
             "LIVE. What to do next:
   - open the connector's page in this network namespace, from another terminal:
@@ -143,20 +158,15 @@ Ctrl-C ends everything.\n",
         ))?;
         loop {
             let ended = self.encoder.wait(Duration::from_secs(1)).is_ok();
-            if interrupted.load(Ordering::Relaxed) {
-                say("ended")?;
-                return Ok(ExitCode::SUCCESS);
-            }
-            if ended {
-                say(&format!("the encoder ended:\n{}", self.encoder.log()?))?;
-                return Ok(ExitCode::FAILURE);
+            if ended || interrupted.load(Ordering::Relaxed) {
+                return Ok(false);
             }
             say(&one_line(&self.studio.line(LINE)?, self.report().as_ref()))?;
         }
     }
 
     /// For `seconds`, then figures.
-    fn measure(mut self, seconds: u32, interrupted: &AtomicBool) -> anyhow::Result<ExitCode> {
+    fn measure(mut self, seconds: u32, interrupted: &AtomicBool) -> anyhow::Result<bool> {
         say(&format!("LIVE, for {seconds} seconds:"))?;
         let end = Instant::now() + Duration::from_secs(seconds.into());
         while Instant::now() < end && !interrupted.load(Ordering::Relaxed) {
@@ -169,17 +179,11 @@ Ctrl-C ends everything.\n",
         let encoder_ended = self.encoder.wait(Duration::ZERO).is_ok();
         let summary = Summary::of(&line, report.as_ref(), seconds);
         say(&format!("\n{}", summary.lines.join("\n")))?;
-        if summary.worked && !encoder_ended {
+        let worked = summary.worked && !encoder_ended;
+        if worked {
             say("The main job works.")?;
-            return Ok(ExitCode::SUCCESS);
         }
-        say(&format!(
-            "The main job did NOT work.\n\nrelay:\n{}\nconnector:\n{}\nencoder:\n{}\nstatus: {line:#}",
-            self.show.relay().log()?,
-            self.studio.program().log()?,
-            self.encoder.log()?,
-        ))?;
-        Ok(ExitCode::FAILURE)
+        Ok(worked)
     }
 
     fn report(&self) -> Option<Report> {
