@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;
-use firstmile_shared::{media::Codec, tunnel::control::Takeover};
+use firstmile_shared::{
+    media::{AccessUnit, Codec},
+    tunnel::control::Takeover,
+};
 
 use super::*;
 use crate::{

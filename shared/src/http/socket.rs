@@ -60,7 +60,7 @@ impl Listener for Sockets {
     }
 }
 
-/// A connection that ends when nothing moves on it for [`IDLE_MAX`].
+/// A connection that ends when nothing moves on it for 40 s.
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,

@@ -1,0 +1,109 @@
+//! What the registry hands out: the right to deliver, and a place among the listeners. Dropping one gives it back.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use firstmile_shared::media::AccessUnit;
+use tracing::info;
+
+use super::{
+    Ending, Registry, SessionInfo,
+    feed::{Closing, Feed},
+    lock,
+};
+use crate::auth::Grant;
+
+/// The right to deliver. Dropping it ends the feed.
+#[derive(Debug)]
+pub struct Publication {
+    pub(super) registry: Registry,
+    pub(super) grant: Grant,
+    pub(super) line: String,
+    pub(super) feed: Arc<Mutex<Feed>>,
+    pub(super) number: u32,
+    pub(super) closing: Closing,
+    pub(super) is_ended: bool,
+}
+
+impl Publication {
+    /// Numbers and dates a unit and hands it to every connected connector; never waits. While the publisher is held
+    /// the unit is thrown away.
+    pub fn deliver(&mut self, unit: AccessUnit, now_us: i64) {
+        let metrics = &self.registry.shared.metrics;
+        lock(&self.feed).deliver(self.number, unit, now_us, metrics);
+    }
+
+    /// Notes the name that the encoder's metadata gives it, for the lists. A takeover still goes by the name that it
+    /// came with.
+    pub fn describe(&self, encoder: String) {
+        lock(&self.feed).describe(self.number, encoder);
+    }
+
+    /// Ends the feed with a clause for the operator: "the encoder's network was lost".
+    pub fn end(mut self, reason: &str) {
+        self.finish(reason);
+    }
+
+    /// Resolves when the publisher must go: its socket is to be closed.
+    pub async fn replaced(&self) -> Ending {
+        self.closing.ordered().await
+    }
+
+    /// The studio and the names of the lines, for the log.
+    pub fn labels(&self) -> (&str, &str) {
+        (&self.grant.studio, &self.line)
+    }
+
+    fn finish(&mut self, reason: &str) {
+        if std::mem::replace(&mut self.is_ended, true) {
+            return;
+        }
+        self.registry.end(&self.grant, self.number, reason);
+        let (studio, line) = self.labels();
+        self.registry.shared.metrics.publishers(studio, -1);
+        info!(studio, line, reason, "publisher gone");
+    }
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        self.finish("the encoder left");
+    }
+}
+
+/// A connected session in the registry. Dropping it takes the session out.
+#[derive(Debug)]
+pub struct Subscription {
+    pub(super) registry: Registry,
+    pub(super) studio: String,
+    pub(super) id: u64,
+}
+
+impl Subscription {
+    /// What the lists show of the session.
+    pub fn describe(&self, info: SessionInfo) {
+        if let Some(session) = self.registry.table().subscriptions.get_mut(&self.id) {
+            session.info = info;
+        }
+    }
+
+    /// The latest round trip, milliseconds, and the present address (a modem may have changed it).
+    pub fn measured(&self, rtt_ms: f64, peer: SocketAddr) {
+        if let Some(session) = self.registry.table().subscriptions.get_mut(&self.id) {
+            session.info.rtt_ms = Some(rtt_ms);
+            session.info.peer = Some(peer);
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut table = self.registry.table();
+        table.subscriptions.remove(&self.id);
+        self.registry.refresh(&table, &self.studio);
+        drop(table);
+        self.registry.shared.metrics.connectors(&self.studio, -1);
+    }
+}
