@@ -120,6 +120,7 @@ mod tests {
                     rtmp_port: rtmp,
                     rtmps_port: rtmps,
                 },
+                declared: None,
             };
             let addresses = of(&key, &[relay]);
             assert_eq!(addresses.server.as_deref(), Some(server));

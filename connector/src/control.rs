@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use firstmile_shared::{
@@ -14,13 +15,13 @@ use firstmile_shared::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::task;
+use tokio::{task, time};
 
 use crate::{
     address,
     lines::{Line, Lines, LinesError},
     status::{LineStatus, Notice, Severity, Status},
-    tunnel::Tunnels,
+    tunnel::{RelayState, Tunnels},
 };
 
 /// One request, as it crosses the control socket.
@@ -256,7 +257,25 @@ impl Control {
     ) -> Result<Value, Failure> {
         let lines = self.lines.clone();
         let line = on_disk(move || change(&lines).map_err(Failure::from)).await?;
+        self.declared().await;
         json(&self.info(&line))
+    }
+
+    /// Waits until the connected relays know the lines as they are: an encoder that is started next must be let in.
+    /// A relay takes one declaration a second; one that is slower hears of it later.
+    async fn declared(&self) {
+        let generation = self.lines.set().generation;
+        let is_known = || {
+            let relays = self.tunnels.snapshot();
+            let mut connected = (relays.iter()).filter(|r| r.state == RelayState::Connected);
+            connected.all(|relay| relay.declared >= Some(generation))
+        };
+        let known = async {
+            while !is_known() {
+                time::sleep(DECLARED_POLL).await;
+            }
+        };
+        let _ = time::timeout(DECLARED_WAIT, known).await;
     }
 
     fn notices(&self) -> Vec<Notice> {
@@ -336,6 +355,10 @@ fn json<T: Serialize>(value: &T) -> Result<Value, Failure> {
 fn leave_failure(error: impl std::fmt::Display) -> Failure {
     Failure::new(ExitCode::Usage, error.to_string())
 }
+
+const DECLARED_POLL: Duration = Duration::from_millis(10);
+/// The second between two declarations, and a slow way to the relay and back.
+const DECLARED_WAIT: Duration = Duration::from_secs(3);
 
 const CODES: [ExitCode; 7] = [
     ExitCode::Ok,

@@ -77,6 +77,9 @@ pub struct RelaySnapshot {
     /// Where encoders find the relay.
     #[serde(skip)]
     pub ingest: IngestAddresses,
+    /// The generation of the lines that this session's relay has stored.
+    #[serde(skip)]
+    pub declared: Option<u64>,
 }
 
 impl RelaySnapshot {
@@ -90,6 +93,7 @@ impl RelaySnapshot {
             lost_percent: None,
             studio: Some(relay.studio.clone()),
             ingest: relay.ingest.clone(),
+            declared: None,
         }
     }
 }
@@ -372,6 +376,7 @@ impl Status {
             snapshot.reason = Some(reason);
             snapshot.rtt_ms = None;
             snapshot.lost_percent = None;
+            snapshot.declared = None;
         });
     }
 }

@@ -382,6 +382,7 @@ impl<'a> Session<'a> {
                 refused,
             } => {
                 debug!(generation, "lines declared");
+                status.update(|snapshot| snapshot.declared = Some(generation));
                 let reason = refused
                     .iter()
                     .map(|line| line.message.as_str())
