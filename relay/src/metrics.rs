@@ -27,15 +27,13 @@ pub struct Metrics {
     takeovers: IntCounter,
 }
 
-/// A stretch of a unit's way that the relay can time: the `hop` label.
+/// A stretch of a unit's way that the relay can time: the `hop` label. The network's is timed by the connector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {
     /// From the encoder's clock to the relay: the age at ingest.
     Ingest,
     /// From ingest to the first byte given to the connection.
     Scheduler,
-    /// From the first byte given to the connection to the acknowledgement of the last.
-    Network,
 }
 
 /// Which way units go: the `direction` label.
@@ -215,7 +213,6 @@ impl Metrics {
         self.hops.with_label_values(&[match hop {
             Hop::Ingest => "ingest",
             Hop::Scheduler => "scheduler",
-            Hop::Network => "network",
         }])
     }
 }
@@ -355,7 +352,7 @@ mod tests {
     fn the_contracts_names_are_there_once_they_were_counted() {
         let metrics = Metrics::new();
         metrics.observe_hop(Hop::Ingest, 40_000);
-        metrics.observe_hop(Hop::Network, -1);
+        metrics.observe_hop(Hop::Scheduler, -1);
         metrics.unit(Direction::In, 1_000);
         metrics.dropped(Dropped::Scheduler(DropReason::Late), 3);
         metrics.late();
@@ -365,7 +362,7 @@ mod tests {
         let text = metrics.render();
         for line in [
             "firstmile_relay_hop_seconds_count{hop=\"ingest\"} 1",
-            "firstmile_relay_hop_seconds_sum{hop=\"network\"} 0",
+            "firstmile_relay_hop_seconds_sum{hop=\"scheduler\"} 0",
             "firstmile_relay_units_total{direction=\"in\"} 1",
             "firstmile_relay_bytes_total{direction=\"in\"} 1000",
             "firstmile_relay_units_dropped_total{reason=\"late\"} 3",
