@@ -30,7 +30,7 @@ pub enum NdiError {
          holds {}. Tried: {}", ENVIRONMENT[0], NDI_LIBRARY_NAMES[0], .tried.join("; ")
     )]
     NotFound {
-        /// Each path with the reason why not.
+        /// The folders without it, then each file with the reason why not.
         tried: Vec<String>,
     },
     /// Found, but older than what we need.
@@ -73,18 +73,25 @@ impl Ndi {
     }
 
     fn load_from(candidates: Vec<PathBuf>) -> Result<Self, NdiError> {
-        let mut tried = Vec::new();
+        let (mut absent, mut tried) = (Vec::new(), Vec::new());
         for path in candidates {
             if path.is_absolute() && !path.exists() {
-                tried.push(format!("{}: no such file", path.display()));
+                absent.extend(path.parent().map(|folder| folder.display().to_string()));
                 continue;
             }
             match sys::open(&path) {
                 Ok(api) => return Self::started(api, path),
-                Err(OpenError::Load(reason)) => tried.push(format!("{}: {reason}", path.display())),
+                Err(OpenError::Load(reason)) => {
+                    tried.push(format!("{}: {reason}", path.display()));
+                }
                 Err(OpenError::Symbol(symbol)) => return Err(NdiError::TooOld { path, symbol }),
                 Err(OpenError::Cpu) => return Err(NdiError::Processor { path }),
             }
+        }
+        absent.dedup();
+        if !absent.is_empty() {
+            let names = NDI_LIBRARY_NAMES.join(" or ");
+            tried.insert(0, format!("no {names} in {}", absent.join(", ")));
         }
         Err(NdiError::NotFound { tried })
     }
@@ -166,7 +173,7 @@ mod search_tests {
         .unwrap_err()
         .to_string();
         for part in [
-            "/nowhere/libndi.so.6: no such file",
+            " in /nowhere;",
             "libnosuchndi.so",
             "https://ndi.video",
             NDI_DOWNLOAD,
