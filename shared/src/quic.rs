@@ -27,6 +27,9 @@ use crate::{
 /// Silence after which a connection is dead. The connector gives up earlier, by its heartbeat.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// All bytes that an unauthenticated peer can make the relay hold for it, besides TLS's own 16 KiB.
+pub const STRANGER_WINDOW: u32 = 64 * 1024;
+
 /// How often a connector sends something: an address change of its modem went unnoticed for 169 ms with this,
 /// for 1029 ms with a second.
 pub const KEEP_ALIVE: Duration = Duration::from_millis(150);
@@ -232,8 +235,8 @@ fn relay_transport(settings: Transport) -> TransportConfig {
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(STRANGER_WINDOW)
-        .receive_window(STRANGER_WINDOW)
+        .stream_receive_window(VarInt::from_u32(STRANGER_WINDOW))
+        .receive_window(VarInt::from_u32(STRANGER_WINDOW))
         .datagram_receive_buffer_size(Some(4 * 1024))
         // The session lowers it to the congestion window; until then only control messages leave.
         .send_window(SEND_WINDOW_START);
@@ -270,9 +273,6 @@ fn common_transport(settings: Transport) -> TransportConfig {
 const INITIAL_WINDOW: u64 = 64 * 1200;
 
 const IDLE_TIMEOUT_MS: VarInt = VarInt::from_u32(10_000);
-
-/// All that an unauthenticated peer can make the relay hold for it, besides TLS's own 16 KiB.
-const STRANGER_WINDOW: VarInt = VarInt::from_u32(64 * 1024);
 
 /// One unit: the largest, 8 MiB, needs it extended once.
 const UNIT_WINDOW: u32 = 4 * 1024 * 1024;

@@ -13,3 +13,6 @@ pub const ALPN: &[u8] = b"firstmile/1";
 
 /// The version that both ends of this build speak.
 pub const VERSION: u32 = 1;
+
+#[cfg(test)]
+mod protocol_tests;

@@ -258,7 +258,7 @@ impl ControlReader {
 const SOFTWARE: &str = concat!("firstmile-relay ", env!("CARGO_PKG_VERSION"));
 
 /// From the end of the handshake to the welcome.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 

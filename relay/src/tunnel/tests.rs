@@ -630,3 +630,26 @@ async fn pings_are_answered_before_anybody_is_known() {
     assert!((sent_us..=clock::now_us()).contains(&pong.received_us));
     relay.stop().await;
 }
+
+#[test]
+fn the_limits_of_strangers_are_those_of_the_protocol() {
+    let text = include_str!("../../../shared/PROTOCOL.md");
+    for (name, limit) in [
+        ("strangers at once", admission::PENDING_MAX),
+        (
+            "strangers at once before an address must be proved (Retry)",
+            admission::PENDING_BEFORE_RETRY,
+        ),
+        (
+            "strangers at once from one IPv4 address or IPv6 /64",
+            admission::PENDING_PER_ADDRESS,
+        ),
+        (
+            "seconds from the handshake to the welcome",
+            usize::try_from(greeting::GREETING_TIMEOUT.as_secs()).unwrap(),
+        ),
+    ] {
+        let row = format!("| {name} | {limit} |");
+        assert!(text.contains(&row), "not in the text: {row}");
+    }
+}
