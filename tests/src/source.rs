@@ -107,7 +107,8 @@ fn play(path: &PathBuf, started: &Receiver<Option<u64>>, samples: Option<u64>) -
         return Ok(());
     };
     let mut number = 1;
-    while samples.is_none_or(|samples| number * BLOCK < samples) {
+    // Whole blocks only, so that the sound does not outlast the pictures: the encoder waits for the longer of them.
+    while samples.is_none_or(|samples| (number + 1) * BLOCK <= samples) {
         // A microphone delivers a block when its last sample was heard.
         wait_until(first_us + (number + 1) * BLOCK * 1_000_000 / SAMPLE_RATE);
         pipe.write_all(&block(number, Some(first_us)))?;

@@ -153,6 +153,9 @@ impl Watch {
                 Some(last) if arrival.number < last => report.backwards += 1,
                 Some(last) => {
                     report.missing += arrival.number - last - 1;
+                    if arrival.number > last + 1 && report.holes.len() < HOLES_MAX {
+                        report.holes.push((last + 1, arrival.number - 1));
+                    }
                     report.last = Some(arrival.number);
                     report.pictures += 1;
                 }
@@ -262,6 +265,8 @@ pub struct SourceReport {
     pub last: Option<u32>,
     /// Numbers between first and newest that never came, or came too late to be in order.
     pub missing: u32,
+    /// The first of these holes, from and to.
+    pub holes: Vec<(u32, u32)>,
     /// Arrivals of the picture that was there already.
     pub repeated: u32,
     /// Arrivals of an older picture than the one before.
@@ -332,6 +337,8 @@ fn nearest_to_zero(value_ms: f64) -> f64 {
     (value_ms + 500.0).rem_euclid(1000.0) - 500.0
 }
 
+/// Enough to see where it began.
+const HOLES_MAX: usize = 16;
 /// Below this a sample is silence; the beep is at half of full scale.
 const SILENCE: f32 = 0.1;
 

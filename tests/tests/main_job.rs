@@ -27,7 +27,6 @@ fn every_picture_arrives(settings: &EncoderSettings) -> anyhow::Result<()> {
     let mut encoder = Encoder::start(show.folder(), "camera", &line.url, settings)?;
     let ended = encoder.wait(Duration::from_secs(u64::from(SECONDS)) + PATIENCE)?;
     assert!(ended.success(), "{ended}: {}", encoder.log()?);
-    let during = studio.line("Camera 1")?;
     viewer.wait_for("the last picture", Instant::now() + PATIENCE, |seen| {
         seen.sources
             .get(&1)
@@ -36,7 +35,8 @@ fn every_picture_arrives(settings: &EncoderSettings) -> anyhow::Result<()> {
 
     let report = viewer.report();
     let seen = &report.sources[&1];
-    let account = format!("{report:#?}\n{during:#}\n{}", encoder.log()?);
+    let after = studio.line("Camera 1")?;
+    let account = format!("{report:#?}\n{after:#}\n{}", show.logs()?);
     assert_eq!(
         (seen.first, seen.last, seen.pictures),
         (Some(0), Some(pictures - 1), pictures),
