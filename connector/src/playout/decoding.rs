@@ -104,6 +104,10 @@ impl<'a> Decoding<'a> {
                     self.follow(publisher);
                     self.sound(&queued);
                 }
+                Next::Drain => {
+                    self.drain();
+                    self.gate.close();
+                }
                 Next::Over { reason } => self.over(reason, now_us),
                 Next::Wait(until_us) => self.wait(until_us, now_us),
             }
@@ -137,12 +141,18 @@ impl<'a> Decoding<'a> {
         stats.waits_for_keyframe = false;
     }
 
-    /// What the decoder holds is shown.
-    fn finish(&mut self) {
+    /// The pictures that the decoder holds are shown; others can follow from a keyframe on.
+    fn drain(&mut self) {
         self.decoder.finish(MediaKind::Video, &mut self.out);
-        self.decoder.finish(MediaKind::Audio, &mut self.out);
         self.hand_over(None);
         self.inside.clear();
+    }
+
+    /// What the decoder holds is shown.
+    fn finish(&mut self) {
+        self.drain();
+        self.decoder.finish(MediaKind::Audio, &mut self.out);
+        self.hand_over(None);
     }
 
     fn picture(&mut self, Picture { queued, gap }: Picture) {
@@ -155,9 +165,7 @@ impl<'a> Decoding<'a> {
             return;
         }
         if pass == Pass::Restart {
-            self.decoder.finish(MediaKind::Video, &mut self.out);
-            self.hand_over(None);
-            self.inside.clear();
+            self.drain();
         }
         if self.inside.len() == INSIDE_MAX {
             self.inside.pop_front();

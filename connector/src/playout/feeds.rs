@@ -27,6 +27,8 @@ struct Feed {
     info: Option<FeedInfo>,
     /// Why it ended.
     ended: Option<String>,
+    /// [`Next::Drain`] was said of its end.
+    is_drained: bool,
     clock: MediaClock,
     jitter: Jitter,
 }
@@ -48,6 +50,8 @@ pub(super) enum Next {
         /// The unit.
         queued: Queued,
     },
+    /// The feed ended and its last unit of video was given out: show what the decoder still holds. Sound may follow.
+    Drain,
     /// The last feed was played to its end.
     Over {
         /// One clause for the operator.
@@ -103,6 +107,7 @@ impl Feeds {
         if let Some(feed) = self.find(publisher) {
             feed.info = Some(info);
             feed.ended = None;
+            feed.is_drained = false;
             return;
         }
         if self.feeds.len() >= FEEDS_MAX {
@@ -151,9 +156,15 @@ impl Feeds {
             if has_room && let Some(picture) = feed.jitter.next_video(timing, now_us) {
                 return Next::Picture { publisher, picture };
             }
+            let drain_us = (feed.jitter.drain_at_us(timing))
+                .filter(|_| feed.ended.is_some() && !feed.is_drained);
+            if drain_us.is_some_and(|at_us| at_us <= now_us) {
+                feed.is_drained = true;
+                return Next::Drain;
+            }
             let own_us = feed.jitter.wake_us(timing, now_us);
             let successor_us = successor_us.filter(|_| feed.ended.is_some());
-            return Next::Wait([own_us, successor_us].into_iter().flatten().min());
+            return Next::Wait([own_us, drain_us, successor_us].into_iter().flatten().min());
         }
     }
 
@@ -197,6 +208,7 @@ impl Feed {
             publisher,
             info,
             ended: None,
+            is_drained: false,
             clock: MediaClock::default(),
             jitter: Jitter::default(),
         }

@@ -76,8 +76,16 @@ pub(super) struct Jitter {
     /// The keyframe before the last: the length of a GOP is the distance.
     keyframe_dts_us: Option<i64>,
     gop_us: i64,
+    picture: Option<LastPicture>,
     sound: Option<LastSound>,
     losses: Losses,
+}
+
+/// The unit of video that was given out last.
+#[derive(Clone, Copy, Debug)]
+struct LastPicture {
+    decode_us: i64,
+    interval_us: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +136,21 @@ impl Jitter {
         self.video_bytes -= queued.unit.payload.len();
         let gap = self.window.before(seq) != Before::Whole;
         self.window.gave_out(seq, now_us);
+        let decode_us = queued.decode_us();
+        self.picture = Some(LastPicture {
+            decode_us,
+            interval_us: (self.picture)
+                .map_or(0, |last| decode_us.saturating_sub(last.decode_us))
+                .clamp(0, PICTURE_INTERVAL_MAX_US),
+        });
         Some(Picture { queued, gap })
+    }
+
+    /// When the next unit of video would be given out, if none is here: what waits in the decoder for later ones is
+    /// shown in time only if it comes out then.
+    pub(super) fn drain_at_us(&self, timing: Timing) -> Option<i64> {
+        let last = self.picture.filter(|_| self.video.is_empty())?;
+        Some(timing.decode_at_us(last.decode_us.saturating_add(last.interval_us)))
     }
 
     /// The next unit of sound whose time has come.
@@ -278,7 +300,11 @@ impl Timing {
     }
 
     fn video_at_us(self, unit: &Queued) -> i64 {
-        unit.decode_us()
+        self.decode_at_us(unit.decode_us())
+    }
+
+    fn decode_at_us(self, decode_us: i64) -> i64 {
+        decode_us
             .saturating_add(self.delay_us)
             .saturating_sub(self.video_lead_us)
     }
@@ -294,6 +320,9 @@ const SOUND_LEAD_US: i64 = 150_000;
 const SOUND_GAP_LEAD_US: i64 = 30_000;
 
 const SOUND_INTERVAL_MAX_US: i64 = 200_000;
+
+/// Five pictures a second: no slower feed has pictures that wait for others.
+const PICTURE_INTERVAL_MAX_US: i64 = 200_000;
 
 /// B-frames put pictures off by a few frames; 2 s is four at 2 fps.
 const OFFSET_MAX_US: i64 = 2_000_000;

@@ -56,6 +56,7 @@ fn play(feeds: &mut Feeds, now_us: i64) -> String {
                 out.push(format!("{publisher}:{}", picture.queued.seq));
             }
             Next::Sound { .. } => out.push("sound".to_owned()),
+            Next::Drain => out.push("drain".to_owned()),
             Next::Over { reason } => out.push(format!("over ({reason})")),
             Next::Wait(until_us) => {
                 assert!(until_us.is_none_or(|until_us| until_us > now_us));
@@ -63,6 +64,27 @@ fn play(feeds: &mut Feeds, now_us: i64) -> String {
             }
         }
     }
+}
+
+/// A decoder holds pictures back until later ones come; at the end none does, and sound that lasts longer must not
+/// make them late.
+#[test]
+fn the_last_pictures_do_not_wait_for_the_end_of_the_sound() {
+    let mut feeds = Feeds::default();
+    feeds.started(info(7));
+    for seq in 0..3 {
+        let at_us = i64::try_from(seq).unwrap() * 40_000;
+        feeds.push(arrived(7, seq, at_us), TIMING, at_us);
+    }
+    let mut sound = arrived(7, 8, 320_000);
+    sound.unit.access_unit.codec = Codec::Aac;
+    feeds.push(sound, TIMING, 320_000);
+    assert_eq!(play(&mut feeds, 379_999), "7:0 7:1 7:2");
+    feeds.ended(7, "the encoder left".to_owned());
+    // The next picture would have been given out now: 120 + 300 - 40 ms.
+    assert_eq!(play(&mut feeds, 379_999), "");
+    assert_eq!(play(&mut feeds, 380_000), "drain");
+    assert_eq!(play(&mut feeds, 600_000), "sound over (the encoder left)");
 }
 
 #[test]
