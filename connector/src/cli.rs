@@ -64,6 +64,9 @@ enum Command {
         /// Read the token from this file, or from standard input
         #[arg(long, value_name = "FILE|-")]
         token_file: Option<PathBuf>,
+        /// What people try first; refused with what to do instead
+        #[arg(value_name = "TOKEN", hide = true)]
+        token: Option<String>,
     },
     /// Forget a relay
     Leave {
@@ -161,7 +164,8 @@ async fn command(cli: Cli) -> anyhow::Result<()> {
     };
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => return run(place).await,
-        Command::Join { token_file } => join(&place, token_file.as_deref()).await?,
+        Command::Join { token: Some(_), .. } => return Err(token_as_argument().into()),
+        Command::Join { token_file, .. } => join(&place, token_file.as_deref()).await?,
         Command::Leave { relay } => {
             let request = Request::Leave {
                 relay: relay.clone(),
@@ -192,6 +196,17 @@ async fn join(place: &Place, token_file: Option<&Path>) -> Result<(), Failure> {
         joined.studio, joined.relay
     ));
     Ok(())
+}
+
+/// A secret on the command line is seen by every user of the machine, and kept by the shell.
+fn token_as_argument() -> Failure {
+    Failure::new(
+        ExitCode::Usage,
+        format!(
+            "the join token is never an argument, other users of this machine could see it: run `{PROGRAM} join` and \
+             paste it, or pipe it into `{PROGRAM} join --token-file -`"
+        ),
+    )
 }
 
 async fn line(place: &Place, command: LineCommand) -> Result<(), Failure> {

@@ -301,7 +301,7 @@ impl Control {
                 severity: Severity::Warning,
                 text: "NDI® is not available: feeds are received and decoded, but no source appears on the network."
                     .to_owned(),
-                remedy: Some(text),
+                remedy: Some(format!("Why: {text}")),
             });
         }
         notices

@@ -46,6 +46,11 @@ pub async fn for_token(
         .collect()
 }
 
+/// A peer as people know it: IPv4 as IPv4, also on a listener of both families.
+pub fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}
+
 /// Whether an address is of use on the public internet.
 pub fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {

@@ -27,6 +27,7 @@ use tracing::{Instrument, debug, debug_span, info, warn};
 pub use self::{connections::Connections, desk::Desk};
 use self::{connections::Place, publisher::Publisher};
 use crate::{
+    address::canonical,
     config::LimitsConfig,
     metrics::{Listener, Refused},
     rtmp::session::Session,
@@ -171,11 +172,6 @@ impl RtmpIngest {
             }
         }
     }
-}
-
-/// IPv4 as IPv4 also on a dual-stack listener.
-fn canonical(peer: SocketAddr) -> SocketAddr {
-    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
 const ACCEPT_RETRY_MIN: Duration = Duration::from_millis(5);

@@ -31,6 +31,7 @@ use tracing::{Instrument, debug, info, info_span};
 use self::admission::{Admission, Decision};
 pub use self::outbox::Outbox;
 use crate::{
+    address::canonical,
     auth::Directory,
     metrics::{Listener, Metrics},
     registry::Registry,
@@ -102,7 +103,8 @@ impl Tunnel {
             };
             if let Some(stranger) = self.judge(incoming) {
                 let tunnel = self.clone();
-                let span = info_span!("connector", peer = %stranger.incoming.remote_address());
+                let peer = canonical(stranger.incoming.remote_address());
+                let span = info_span!("connector", %peer);
                 let shutdown = shutdown.clone();
                 sessions.spawn(
                     async move { session::run(&tunnel.shared, stranger, shutdown).await }

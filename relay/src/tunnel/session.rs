@@ -28,6 +28,7 @@ use super::{
     sender::{SendError, Sender},
 };
 use crate::{
+    address::canonical,
     auth::{ConnectorRecord, Directory},
     metrics::Refused,
     registry::{SessionInfo, Subscription},
@@ -130,7 +131,7 @@ async fn welcome(
     subscription.describe(SessionInfo {
         name: record.name.clone(),
         software: printable(&guest.software),
-        peer: Some(connection.remote_address()),
+        peer: Some(canonical(connection.remote_address())),
         transport: "quic",
         rtt_ms: None,
     });
@@ -267,7 +268,7 @@ impl Session<'_> {
         self.outbox.set_lost_percent(lost_percent);
         let rtt_ms = self.connection.rtt().as_secs_f64() * 1000.0;
         self.subscription
-            .measured(rtt_ms, self.connection.remote_address());
+            .measured(rtt_ms, canonical(self.connection.remote_address()));
     }
 
     /// What is on its way goes out, then the reason.

@@ -211,7 +211,7 @@ function showFacts(box, list) {
 }
 
 function outputText(output) {
-  const kind = { ndi: "NDI® source", null: "Output switched to null: nothing is sent" }[output.kind] ?? output.kind;
+  const kind = { ndi: "NDI® source", null: "No NDI® source: pictures are only counted" }[output.kind] ?? output.kind;
   const name = output.kind !== "null" && output.name ? ` “${output.name}”` : "";
   const seen = output.connections == null ? "" : output.connections === 0 ? ", nobody is watching"
     : output.connections === 1 ? ", 1 receiver" : `, ${output.connections} receivers`;
