@@ -26,8 +26,9 @@ help:
 setup:
 	@CARGO='$(CARGO)' tests/scripts/setup.sh
 
+# As `setup` builds: with the features of the tests. The programs alone would compile tokio and all above it anew.
 build:
-	@$(CARGO) build $(OFFLINE) --quiet --workspace --bins
+	@$(CARGO) build $(OFFLINE) --quiet --workspace --all-targets
 
 release:
 	$(CARGO) build $(OFFLINE) --release -p firstmile-relay -p firstmile-connector
