@@ -6,7 +6,8 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::SystemTime,
+    thread,
+    time::{Duration, SystemTime},
 };
 
 use firstmile_shared::{clock, ops, secret::StreamKey};
@@ -105,20 +106,38 @@ impl Store {
         if now == self.seen {
             return Ok(Reread::Unchanged);
         }
+        let Some(text) = self.settled(now)? else {
+            return Ok(Reread::Unchanged);
+        };
         self.seen = now;
-        self.take_over().map(|()| Reread::Taken)
+        self.take_over(&text).map(|()| Reread::Taken)
     }
 
     /// Like [`Store::reread`], but a broken edit is an error each time.
     pub(super) fn reread_for_edit(&mut self) -> Result<(), StoreError> {
-        match stamp(&self.path).map_err(|error| self.io(error))? {
-            None => Ok(()),
-            now if now == self.seen && self.is_on_disk() => Ok(()),
-            now => {
+        for _ in 0..SETTLE_TRIES {
+            let now = stamp(&self.path).map_err(|error| self.io(error))?;
+            if now.is_none() || now == self.seen && self.is_on_disk() {
+                return Ok(());
+            }
+            if let Some(text) = self.settled(now)? {
                 self.seen = now;
-                self.take_over()
+                return self.take_over(&text);
             }
         }
+        Err(self.io(io::Error::other("another program keeps writing it")))
+    }
+
+    /// The file's text once nobody writes it any more; `None` while somebody does.
+    ///
+    /// Many editors truncate a file and then write it: what is seen in between is half an edit, or an empty
+    /// file that would end every line.
+    fn settled(&self, before: Option<Stamp>) -> Result<Option<String>, StoreError> {
+        // Not in a task: everything here reads and writes files and runs on a thread that may wait.
+        thread::sleep(SETTLE);
+        let text = fs::read_to_string(&self.path).map_err(|error| self.io(error))?;
+        let after = stamp(&self.path).map_err(|error| self.io(error))?;
+        Ok((before == after).then_some(text))
     }
 
     pub(super) fn add(&mut self, name: String, key: Option<StreamKey>) -> Result<Line, LinesError> {
@@ -176,9 +195,8 @@ impl Store {
         })
     }
 
-    fn take_over(&mut self) -> Result<(), StoreError> {
-        let text = fs::read_to_string(&self.path).map_err(|error| self.io(error))?;
-        let file = LinesFile::parse(&text).map_err(|error| self.wrong(error))?;
+    fn take_over(&mut self, text: &str) -> Result<(), StoreError> {
+        let file = LinesFile::parse(text).map_err(|error| self.wrong(error))?;
         self.adopt(file)
     }
 
@@ -339,6 +357,10 @@ fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
         Err(error) => Err(error),
     }
 }
+
+/// Longer than a busy machine leaves an editor between truncating a file and writing it.
+const SETTLE: Duration = Duration::from_millis(50);
+const SETTLE_TRIES: u32 = 20;
 
 /// Looks, a second apart, after which a missing file is missing on purpose.
 const MISSING_LOOKS: u8 = 3;

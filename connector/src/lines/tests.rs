@@ -228,6 +228,29 @@ fn what_is_wrong_with_a_change_is_said_and_nothing_changes() {
     assert_eq!(lines.set(), before, "all settings or none");
 }
 
+/// An editor that truncates the file and then writes it must not end the lines in between, nor lose the edit.
+#[test]
+fn half_an_edit_is_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = open(folder.path());
+    lines.add("Camera 1", None).unwrap();
+    let path = folder.path().join("lines.toml");
+    let before = fs::read_to_string(&path).unwrap();
+    let mut file = fs::File::create(&path).unwrap();
+    let reader = {
+        let lines = lines.clone();
+        std::thread::spawn(move || lines.reread())
+    };
+    // While the look is on its way: longer than the look needs to begin, shorter than it waits.
+    std::thread::sleep(Duration::from_millis(20));
+    std::io::Write::write_all(&mut file, format!("{before}# an edit\n").as_bytes()).unwrap();
+    reader.join().unwrap();
+    assert_eq!(lines.set().lines.len(), 1);
+    lines.reread();
+    assert_eq!(lines.set().lines.len(), 1);
+    assert!(fs::read_to_string(&path).unwrap().ends_with("# an edit\n"));
+}
+
 #[cfg(unix)]
 #[test]
 fn the_files_are_private() {

@@ -311,6 +311,22 @@ fn a_configuration_that_can_not_be_is_named() {
 /// A reconnecting encoder opens a decoder each time: they have to be given back.
 #[test]
 fn opening_and_closing_does_not_leak() {
+    // The memory of a process that runs other tests beside this one says nothing: it runs itself again, alone.
+    const ALONE: &str = "FIRSTMILE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let name = "decode::ffmpeg::tests::opening_and_closing_does_not_leak";
+        let alone = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(ALONE, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&alone.stdout);
+        assert!(
+            alone.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
+        return;
+    }
     let Some(units) = camera(1, "-tune zerolatency") else {
         return;
     };
