@@ -252,7 +252,7 @@ fn what_goes_wrong_ends_with_the_contracts_code_and_a_sentence() {
             74,
             "/nonexistent",
         ),
-        (&["join", "fm1.abc"], 2, "unexpected argument"),
+        (&["join", "fm1.abc"], 2, "never an argument"),
         (
             &["line", "add", "x", "--key-file", "/nonexistent"],
             74,
