@@ -1,10 +1,15 @@
 //! The sockets of an HTTP listener: not too many at once, and none that only waits.
+//!
+//! When all places are taken, whoever has had nothing answered for longest makes room for a newcomer: open pages and
+//! half requests must not keep a health check out. A request counts when it is answered, not while it trickles in.
 
 use std::{
+    collections::HashMap,
+    future::Future,
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,6 +21,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{self, Instant, Sleep},
 };
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::warn;
 
 /// Accepts up to a number of connections; the rest waits in the kernel's backlog.
@@ -23,6 +29,33 @@ use tracing::warn;
 pub struct Sockets {
     listener: TcpListener,
     permits: Arc<Semaphore>,
+    guests: Arc<Guests>,
+}
+
+/// Who is connected, by number.
+#[derive(Debug, Default)]
+struct Guests(Mutex<HashMap<u64, Guest>>);
+
+#[derive(Debug)]
+struct Guest {
+    /// When it came, or was last answered.
+    served: Instant,
+    must_go: CancellationToken,
+}
+
+impl Guests {
+    fn table(&self) -> MutexGuard<'_, HashMap<u64, Guest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends the one away that has had nothing for longest, if that is [`IDLE_MIN`] at least.
+    fn make_room(&self) {
+        let table = self.table();
+        let longest = table.values().min_by_key(|guest| guest.served);
+        if let Some(guest) = longest.filter(|guest| guest.served.elapsed() >= IDLE_MIN) {
+            guest.must_go.cancel();
+        }
+    }
 }
 
 impl Sockets {
@@ -32,7 +65,20 @@ impl Sockets {
         Ok(Self {
             listener: TcpListener::from_std(listener)?,
             permits: Arc::new(Semaphore::new(connections_max)),
+            guests: Arc::default(),
         })
+    }
+
+    /// Waits until a newcomer may come in.
+    async fn permit(&self) -> OwnedSemaphorePermit {
+        loop {
+            let permit = self.permits.clone().acquire_owned();
+            match time::timeout(LOOK_AGAIN, permit).await {
+                Ok(Ok(permit)) => return permit,
+                Ok(Err(_)) => unreachable!("the semaphore is never closed"),
+                Err(_) => self.guests.make_room(),
+            }
+        }
     }
 }
 
@@ -41,12 +87,13 @@ impl Listener for Sockets {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Socket, SocketAddr) {
-        let Ok(permit) = self.permits.clone().acquire_owned().await else {
-            unreachable!("the semaphore is never closed");
-        };
         loop {
+            // The newcomer first: nobody has to go while nobody comes.
             match self.listener.accept().await {
-                Ok((stream, peer)) => return (Socket::new(stream, permit), peer),
+                Ok((stream, peer)) => {
+                    let permit = self.permit().await;
+                    return (Socket::new(stream, permit, self.guests.clone()), peer);
+                }
                 Err(error) => {
                     warn!(%error, "the listener of the page and the API");
                     time::sleep(ACCEPT_RETRY).await;
@@ -60,37 +107,62 @@ impl Listener for Sockets {
     }
 }
 
-/// A connection that ends when nothing moves on it for 40 s.
+/// A connection that ends when it has had no answer for [`IDLE_MAX`], or has to make room.
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
+    must_go: Pin<Box<WaitForCancellationFutureOwned>>,
+    number: u64,
+    guests: Arc<Guests>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Socket {
-    fn new(stream: TcpStream, permit: OwnedSemaphorePermit) -> Self {
+    fn new(stream: TcpStream, permit: OwnedSemaphorePermit, guests: Arc<Guests>) -> Self {
+        let must_go = CancellationToken::new();
+        let guest = Guest {
+            served: Instant::now(),
+            must_go: must_go.clone(),
+        };
+        let number = {
+            let mut table = guests.table();
+            let number = table.keys().max().map_or(0, |last| last.wrapping_add(1));
+            table.insert(number, guest);
+            number
+        };
         Self {
             stream,
             idle: Box::pin(time::sleep(IDLE_MAX)),
+            must_go: Box::pin(must_go.cancelled_owned()),
+            number,
+            guests,
             _permit: permit,
         }
     }
 
-    /// What the operation says, or the end of patience.
-    fn guard<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        operation: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if operation.is_ready() {
-            self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
-            return operation;
+    fn served(&mut self) {
+        let now = Instant::now();
+        self.idle.as_mut().reset(now + IDLE_MAX);
+        if let Some(guest) = self.guests.table().get_mut(&self.number) {
+            guest.served = now;
         }
-        match self.idle.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+    }
+
+    /// The end of patience, for an operation that waits.
+    fn patience<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let is_over = self.idle.as_mut().poll(context).is_ready()
+            || self.must_go.as_mut().poll(context).is_ready();
+        if is_over {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        Poll::Pending
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.guests.table().remove(&self.number);
     }
 }
 
@@ -100,8 +172,10 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let operation = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.guard(context, operation)
+        match self.patience(context) {
+            Poll::Pending => Pin::new(&mut self.stream).poll_read(context, buffer),
+            over @ Poll::Ready(_) => over,
+        }
     }
 }
 
@@ -111,8 +185,12 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let operation = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.guard(context, operation)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if written.is_ready() {
+            self.served();
+            return written;
+        }
+        self.patience(context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -128,3 +206,71 @@ impl AsyncWrite for Socket {
 const IDLE_MAX: Duration = Duration::from_secs(40);
 
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// What a newcomer gets at least before it may have to make room: time to ask and to be answered.
+const IDLE_MIN: Duration = Duration::from_secs(1);
+
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A server of lines with two places: answers each byte with itself.
+    fn serve() -> SocketAddr {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut sockets = Sockets::new(listener, 2).unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = sockets.accept().await;
+                tokio::spawn(async move {
+                    let mut byte = [0];
+                    while let Ok(1) = socket.read(&mut byte).await {
+                        if byte != *b"." && socket.write_all(&byte).await.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    async fn answers(stream: &mut TcpStream) -> bool {
+        let mut answer = [0];
+        let asked = stream.write_all(b"?").await;
+        let read = time::timeout(Duration::from_secs(5), stream.read(&mut answer)).await;
+        asked.is_ok() && matches!(read, Ok(Ok(1)))
+    }
+
+    #[tokio::test]
+    async fn who_was_served_least_lately_makes_room_and_trickling_does_not_help() {
+        let address = serve();
+        let mut trickle = TcpStream::connect(address).await.unwrap();
+        let mut busy = TcpStream::connect(address).await.unwrap();
+        for _ in 0..12 {
+            trickle.write_all(b".").await.unwrap();
+            assert!(answers(&mut busy).await);
+            time::sleep(Duration::from_millis(100)).await;
+        }
+        let mut newcomer = TcpStream::connect(address).await.unwrap();
+        assert!(answers(&mut newcomer).await);
+        assert!(answers(&mut busy).await, "it was served just now");
+        assert!(!answers(&mut trickle).await);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_becomes_free_is_taken_without_sending_anybody_away() {
+        let address = serve();
+        let mut stays = TcpStream::connect(address).await.unwrap();
+        assert!(answers(&mut stays).await);
+        for _ in 0..5 {
+            let mut comes_and_goes = TcpStream::connect(address).await.unwrap();
+            assert!(answers(&mut comes_and_goes).await);
+        }
+        assert!(answers(&mut stays).await);
+    }
+}
