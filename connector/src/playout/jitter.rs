@@ -73,6 +73,7 @@ pub(super) struct Jitter {
     video: BTreeMap<u64, Queued>,
     audio: BTreeMap<u64, Queued>,
     video_bytes: usize,
+    audio_bytes: usize,
     /// The keyframe before the last: the length of a GOP is the distance.
     keyframe_dts_us: Option<i64>,
     gop_us: i64,
@@ -112,9 +113,15 @@ impl Jitter {
                 self.skip_to_newest_keyframe();
             }
         } else {
-            self.audio.insert(queued.seq, queued);
-            if self.audio.len() > UNITS_MAX {
-                self.audio.pop_first();
+            self.audio_bytes += queued.unit.payload.len();
+            if let Some(double) = self.audio.insert(queued.seq, queued) {
+                self.audio_bytes -= double.unit.payload.len();
+            }
+            while self.audio.len() > UNITS_MAX || self.audio_bytes > AUDIO_BYTES_MAX {
+                let Some((_, oldest)) = self.audio.pop_first() else {
+                    break;
+                };
+                self.audio_bytes -= oldest.unit.payload.len();
             }
         }
     }
@@ -159,6 +166,7 @@ impl Jitter {
             return None;
         }
         let (_, queued) = self.audio.pop_first()?;
+        self.audio_bytes -= queued.unit.payload.len();
         let dts_us = queued.unit.dts_us;
         self.sound = Some(LastSound {
             dts_us,
@@ -335,6 +343,9 @@ const UNITS_MAX: usize = 2_048;
 
 /// 13 s at 40 Mbit/s.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// 30 s of stereo as FLAC: nobody sends more, and a hostile relay must not make us hold or decode it.
+const AUDIO_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests;

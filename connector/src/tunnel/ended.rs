@@ -50,11 +50,7 @@ impl Ended {
     pub(super) fn refused(code: u32, message: &str) -> Self {
         Self::Refused {
             close: Close::from_code(code.into()),
-            message: message
-                .chars()
-                .filter(|c| !c.is_control())
-                .take(MESSAGE_CHARS_MAX)
-                .collect(),
+            message: printable(message),
         }
     }
 
@@ -118,6 +114,14 @@ fn lost(error: &ConnectionError) -> String {
         ConnectionError::Reset => "the relay was restarted".to_owned(),
         other => format!("the connection to the relay was lost ({other})"),
     }
+}
+
+/// What the relay says, fit for a terminal, a log and a page: a relay may be hostile.
+pub(super) fn printable(text: &str) -> String {
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(MESSAGE_CHARS_MAX)
+        .collect()
 }
 
 const MESSAGE_CHARS_MAX: usize = 400;

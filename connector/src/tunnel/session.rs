@@ -29,13 +29,13 @@ use tokio::{
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     Status,
     control_stream::Control,
     dial::Dialed,
-    ended::{Ended, SILENCE_MAX},
+    ended::{Ended, SILENCE_MAX, printable},
     receiver::{LostUnit, Receiver},
     relay_clock::RelayClock,
 };
@@ -93,7 +93,7 @@ pub(super) struct Session<'a> {
     /// Line and publisher of what is live here.
     feeds: BTreeSet<(u32, u32)>,
     /// Units that came before the relay's clock was known.
-    early: VecDeque<(Unit, i64)>,
+    early: Early,
 }
 
 impl fmt::Debug for Session<'_> {
@@ -138,7 +138,7 @@ impl<'a> Session<'a> {
                 ingest: welcome.ingest,
                 heard: Instant::now(),
                 feeds: BTreeSet::new(),
-                early: VecDeque::new(),
+                early: Early::default(),
             }),
             Err(ended) => {
                 goodbye(&connection, &endpoint, ended.close()).await;
@@ -281,7 +281,7 @@ impl<'a> Session<'a> {
         };
         self.heard = Instant::now();
         self.clock.record(pong, now_us);
-        for (unit, arrived_us) in std::mem::take(&mut self.early) {
+        for (unit, arrived_us) in self.early.take() {
             self.deliver(unit, arrived_us);
         }
     }
@@ -300,9 +300,7 @@ impl<'a> Session<'a> {
             self.clock.map(unit.baseline_us),
             self.clock.map(unit.ingest_us),
         ) else {
-            if self.early.len() < EARLY_MAX {
-                self.early.push_back((unit, arrived_us));
-            }
+            self.early.push(unit, arrived_us);
             return;
         };
         if let Some(handle) = self.lines.handle(unit.line) {
@@ -324,15 +322,16 @@ impl<'a> Session<'a> {
                 peer,
                 protocol,
             } => {
-                info!(line, protocol, "feed");
+                debug!(line, protocol, "feed");
+                // One for each line, and only lines that there are: a relay can name any number.
                 self.feeds.retain(|(of, _)| *of != line);
-                self.feeds.insert((line, publisher));
                 if let Some(handle) = self.lines.handle(line) {
+                    self.feeds.insert((line, publisher));
                     handle.feed_started(FeedInfo {
                         publisher,
                         relay: self.address.clone(),
-                        encoder,
-                        peer,
+                        encoder: printable(&encoder),
+                        peer: printable(&peer),
                     });
                 }
             }
@@ -343,7 +342,7 @@ impl<'a> Session<'a> {
             } => {
                 self.feeds.remove(&(line, publisher));
                 if let Some(handle) = self.lines.handle(line) {
-                    handle.feed_ended(publisher, reason);
+                    handle.feed_ended(publisher, printable(&reason));
                 }
             }
             FromRelay::FeedStatus {
@@ -388,19 +387,13 @@ impl<'a> Session<'a> {
                     .map(|line| line.message.as_str())
                     .collect::<Vec<_>>()
                     .join("; ");
-                if !reason.is_empty() {
-                    warn!(reason, "the relay does not take some lines");
-                }
-                status.update(|snapshot| {
-                    snapshot.reason = (!reason.is_empty()).then_some(reason);
-                });
+                remark(status, printable(&reason));
             }
             FromRelay::Draining {} => {
-                warn!("the relay is going to stop: it takes no new encoders");
-                status.update(|snapshot| {
-                    snapshot.reason =
-                        Some("the relay is going to stop: it takes no new encoders".to_owned());
-                });
+                remark(
+                    status,
+                    "the relay is going to stop: it takes no new encoders".to_owned(),
+                );
             }
             FromRelay::Refused { code, message } => return Some(Ended::refused(code, &message)),
             // Said once.
@@ -426,6 +419,40 @@ impl<'a> Session<'a> {
             .map(Duration::from_micros);
         let rtt_ms = round_trip.map(|round_trip| round_trip.as_secs_f64() * 1000.0);
         status.update(|snapshot| snapshot.rtt_ms = rtt_ms);
+    }
+}
+
+/// Shows what the relay remarks, nothing if empty; logs it once, however often it is said.
+fn remark(status: &Status, reason: String) {
+    let reason = (!reason.is_empty()).then_some(reason);
+    let mut is_news = false;
+    status.update(|snapshot| {
+        is_news = snapshot.reason != reason;
+        snapshot.reason.clone_from(&reason);
+    });
+    if let Some(reason) = reason.filter(|_| is_news) {
+        warn!(reason, "the relay has a remark");
+    }
+}
+
+/// Units that came before the relay's clock was known, with their arrival. The first ones stay: they hold the keyframe.
+#[derive(Default)]
+pub(super) struct Early {
+    units: VecDeque<(Unit, i64)>,
+    bytes: usize,
+}
+
+impl Early {
+    pub(super) fn push(&mut self, unit: Unit, arrived_us: i64) {
+        let bytes = self.bytes + unit.access_unit.payload.len();
+        if self.units.len() < EARLY_MAX && bytes <= EARLY_BYTES_MAX {
+            self.bytes = bytes;
+            self.units.push_back((unit, arrived_us));
+        }
+    }
+
+    pub(super) fn take(&mut self) -> VecDeque<(Unit, i64)> {
+        std::mem::take(self).units
     }
 }
 
@@ -506,3 +533,6 @@ const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Units that may wait for the first pong.
 const EARLY_MAX: usize = 256;
+
+/// The largest unit and some: they wait for a round trip, and a relay that never answers must not make us hold more.
+const EARLY_BYTES_MAX: usize = 12 * 1024 * 1024;

@@ -15,7 +15,7 @@ use firstmile_shared::{
         clock::{Ping, Pong},
         control::{
             self, Decoder, FeedReport, FromConnector, FromRelay, LineDeclaration, MESSAGE_LEN_MAX,
-            Received,
+            Received, RefusedLine,
         },
         unit::Unit,
     },
@@ -447,6 +447,74 @@ async fn lines_are_declared_and_their_feeds_arrive() {
     assert_eq!(studio.relay().ingest.hosts, ["relay.example"]);
     assert!(studio.relay().rtt_ms.is_some());
     studio.stop().await;
+}
+
+/// A relay may be another's machine, and be taken over: what it names and says stays within bounds.
+#[tokio::test]
+async fn a_hostile_relay_can_neither_name_lines_nor_move_the_operators_cursor() {
+    let relay = FakeRelay::start().await;
+    let studio = Studio::start().await;
+    studio.knows(&relay);
+    let mut guest = relay.welcome().await;
+    guest.declared().await;
+    for line in [studio.line, studio.line + 1_000] {
+        guest
+            .say(&FromRelay::FeedStarted {
+                line,
+                publisher: 5,
+                encoder: "Larix\u{1b}[2J".into(),
+                peer: "192.0.2.7:5\n".into(),
+                protocol: "rtmp".into(),
+            })
+            .await;
+        guest
+            .say(&FromRelay::FeedEnded {
+                line,
+                publisher: 5,
+                reason: "\u{1b}[31mgone\r\n".into(),
+            })
+            .await;
+    }
+    guest
+        .say(&FromRelay::Declared {
+            generation: 1,
+            refused: vec![RefusedLine {
+                line: 1,
+                message: "\u{1b}]0;evil\u{7}".repeat(500),
+            }],
+        })
+        .await;
+    studio
+        .until("the remark", || studio.relay().reason.is_some())
+        .await;
+    let remark = studio.relay().reason.unwrap();
+    assert!(remark.len() <= 400 && !remark.contains(char::is_control));
+    let snapshot = || studio.lines.handle(studio.line).unwrap().snapshot();
+    studio
+        .until("the end", || {
+            (snapshot().reason).is_some_and(|reason| reason.contains("[31mgone,"))
+        })
+        .await;
+    drop(guest);
+    studio.stop().await;
+}
+
+/// Without a clock nothing can be played; what a relay sends meanwhile is held to a bound.
+#[test]
+fn a_relay_without_a_clock_can_not_fill_the_memory() {
+    let mut early = session::Early::default();
+    for seq in 0..10 {
+        early.push(unit(1, seq, 8 * 1024 * 1024), 0);
+    }
+    assert_eq!(
+        early.take().len(),
+        1,
+        "two of the largest, with their headers, are too much"
+    );
+    for seq in 0..1_000 {
+        early.push(unit(1, seq, 1_000), 0);
+    }
+    assert_eq!(early.take().len(), 256);
 }
 
 #[tokio::test]

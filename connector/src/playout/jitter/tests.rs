@@ -64,6 +64,29 @@ fn filled(units: &str) -> Jitter {
     jitter
 }
 
+/// Sound has no keyframes to skip to: the oldest goes. A "unit" of sound of 8 MiB is not one.
+#[test]
+fn what_sound_may_hold_is_bounded_in_bytes_too() {
+    let mut jitter = Jitter::default();
+    let mut push = |seq, len| {
+        let mut sound = unit(seq, 'a', 0);
+        sound.unit.payload = vec![0; len].into();
+        jitter.push(sound, TIMING, 0);
+        jitter
+            .audio
+            .values()
+            .map(|unit| unit.unit.payload.len())
+            .sum::<usize>()
+    };
+    for seq in 0..100 {
+        assert!(push(seq, 1024 * 1024) <= AUDIO_BYTES_MAX);
+    }
+    assert_eq!(push(100, 8 * 1024 * 1024), 0);
+    assert_eq!(push(101, 300), 300);
+    assert!(jitter.next_audio(TIMING, i64::MAX).is_some());
+    assert_eq!(jitter.audio_bytes, 0);
+}
+
 #[test]
 fn a_unit_is_held_until_its_due_time_less_the_lead() {
     let mut jitter = filled("Kpp");
