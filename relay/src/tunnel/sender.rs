@@ -186,12 +186,12 @@ impl Sender {
     }
 
     fn send_messages(&mut self, context: &mut Context<'_>) -> Result<(), SendError> {
+        if self.outbox.queues().has_overflown() {
+            return Err(SendError::TooSlow);
+        }
         loop {
             if self.message.is_empty() {
                 let mut queues = self.outbox.queues();
-                if queues.has_overflown() {
-                    return Err(SendError::TooSlow);
-                }
                 let Some(message) = queues.next_message() else {
                     return Ok(());
                 };

@@ -613,6 +613,27 @@ async fn a_stranger_can_not_send_much_nor_stay_long() {
     relay.stop().await;
 }
 
+/// A message that is stuck on its way must not hide that the queue behind it is full.
+#[tokio::test]
+async fn a_connector_that_never_reads_its_control_stream_is_sent_away() {
+    let relay = Relay::start().await;
+    let mut transport = studio_transport();
+    transport.stream_receive_window(VarInt::from_u32(1024));
+    let mut peer = Peer::dial_with(&relay, &Identity::ephemeral().unwrap(), transport).await;
+    let invitation = relay.invite().await;
+    peer.enrol(&invitation).await;
+    assert!(matches!(peer.hear().await, FromRelay::Enrolled { .. }));
+    peer.hello().await;
+    let enrol = control::encode(&FromConnector::Enrol {
+        token: invitation.id.clone(),
+        secret: invitation.secret.clone(),
+        name: String::new(),
+    });
+    while peer.send.write_all(&enrol).await.is_ok() {}
+    assert_eq!(peer.closed().await, Close::TooSlow);
+    relay.stop().await;
+}
+
 #[tokio::test]
 async fn pings_are_answered_before_anybody_is_known() {
     let relay = Relay::start().await;
