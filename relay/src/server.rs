@@ -162,9 +162,12 @@ impl Parts {
         let fail = |error: &StoreError| {
             let cause = std::error::Error::source(error)
                 .map_or(String::new(), |cause| format!(": {cause}"));
+            let remedy = error
+                .remedy()
+                .map_or(String::new(), |remedy| format!("; {remedy}"));
             Failure::new(
                 ExitCode::Io,
-                format!("database {}: {error}{cause}", file.display()),
+                format!("database {}: {error}{cause}{remedy}", file.display()),
             )
         };
         if !file.exists() {

@@ -16,6 +16,7 @@ use std::{
 };
 
 use firstmile_shared::{secret::KeyHash, tls::Spki, tunnel::control::Takeover};
+use rusqlite::ErrorCode;
 use tokio::sync::oneshot;
 
 /// A durable table of who may do what. Each method is one transaction: whole or not at all, also over a power cut.
@@ -167,6 +168,25 @@ pub enum StoreError {
     /// The program stops.
     #[error("the database is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// What a person can do, as a clause; `None` if the message says it, or nobody knows.
+    pub fn remedy(&self) -> Option<&'static str> {
+        const DAMAGED: &str = "restore a backup of it, or move it away to start without studios: they join again with new tokens";
+        match self {
+            Self::Corrupt(_) => Some(DAMAGED),
+            Self::Database(_, error) => match error.sqlite_error_code()? {
+                ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => Some(DAMAGED),
+                ErrorCode::DiskFull => Some("make room on its disk"),
+                ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen => {
+                    Some("let this user read and write it")
+                }
+                _ => None,
+            },
+            Self::Later { .. } | Self::TooSlow | Self::Closed => None,
+        }
+    }
 }
 
 /// Sends jobs to the store's thread.

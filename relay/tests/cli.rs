@@ -481,6 +481,26 @@ fn a_damaged_state_folder_is_named() {
     }
 }
 
+/// A full disk or a bad restore: the file is kept as it is, for whoever can save it.
+#[test]
+fn a_damaged_database_is_named_with_a_remedy_and_left_alone() {
+    let place = Place::new();
+    place
+        .ask(&["invite", "truck1", "--address", "192.0.2.7"])
+        .ok();
+    let file = place.state().join("relay.sqlite");
+    let whole = fs::read(&file).unwrap();
+    for damaged in [vec![0xa5; 5_000], whole[..3_000].to_vec()] {
+        fs::write(&file, &damaged).unwrap();
+        let error = place.ask(&["run"]).failed(74);
+        assert!(
+            error.contains("relay.sqlite") && error.contains("restore a backup"),
+            "{error}"
+        );
+        assert_eq!(fs::read(&file).unwrap(), damaged);
+    }
+}
+
 #[test]
 fn the_small_commands_work() {
     let place = Place::new();
