@@ -227,6 +227,12 @@ impl Registry {
         }
     }
 
+    /// Whether a line of this studio has this key, as offered.
+    pub fn knows(&self, studio: &str, key: &str) -> bool {
+        let snapshot = self.shared.directory.snapshot();
+        snapshot.grant(studio, key).is_some()
+    }
+
     /// Lets an encoder publish, or says why not.
     pub fn publish(&self, request: PublishRequest) -> Result<Publication, Refusal> {
         self.try_publish(request).inspect_err(|refusal| {

@@ -2,6 +2,8 @@
 //!
 //! A connection is a *stranger* until its key was accepted. When there is no place left, the oldest stranger is told
 //! to go, provided that it had [`STRANGER_MIN`]: so a flood of strangers slows encoders down by that much at worst.
+//! When only the share of one address is used up, its oldest stranger that has not shaken hands goes at once: an
+//! encoder does that in its first moments, and one behind the same address is not to be kept out by silence.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -41,6 +43,7 @@ struct Stranger {
     address: IpAddr,
     since: time::Instant,
     must_go: CancellationToken,
+    has_shaken_hands: bool,
 }
 
 impl Connections {
@@ -86,8 +89,9 @@ impl Connections {
             address,
             stranger: None,
             must_go: CancellationToken::new(),
+            has_shaken_hands: false,
         };
-        place.stranger = Some(table.add_stranger(address, &place.must_go));
+        place.stranger = Some(table.add_stranger(address, &place.must_go, false));
         Some(place)
     }
 
@@ -104,13 +108,19 @@ impl Shared {
 }
 
 impl Table {
-    fn add_stranger(&mut self, address: IpAddr, must_go: &CancellationToken) -> u64 {
+    fn add_stranger(
+        &mut self,
+        address: IpAddr,
+        must_go: &CancellationToken,
+        has_shaken_hands: bool,
+    ) -> u64 {
         let number = self.next;
         self.next += 1;
         let stranger = Stranger {
             address,
             since: time::Instant::now(),
             must_go: must_go.clone(),
+            has_shaken_hands,
         };
         self.strangers.insert(number, stranger);
         number
@@ -118,10 +128,16 @@ impl Table {
 
     /// Whether a stranger of this address could be told to go. It counts until it is gone, each only once.
     fn make_room_at(&self, address: IpAddr) -> bool {
-        let mut strangers = self.strangers.values();
-        let oldest = strangers
-            .find(|stranger| stranger.address == address && !stranger.must_go.is_cancelled())
-            .filter(|stranger| stranger.since.elapsed() >= STRANGER_MIN);
+        let stay = || {
+            (self.strangers.values())
+                .filter(|stranger| stranger.address == address && !stranger.must_go.is_cancelled())
+        };
+        let silent = stay().find(|stranger| !stranger.has_shaken_hands);
+        let oldest = silent.or_else(|| {
+            stay()
+                .next()
+                .filter(|stranger| stranger.since.elapsed() >= STRANGER_MIN)
+        });
         if let Some(stranger) = oldest {
             stranger.must_go.cancel();
         }
@@ -150,9 +166,20 @@ pub struct Place {
     /// Its number, as long as its key is not known.
     stranger: Option<u64>,
     must_go: CancellationToken,
+    has_shaken_hands: bool,
 }
 
 impl Place {
+    /// It speaks the protocol.
+    pub fn has_shaken_hands(&mut self) {
+        if !std::mem::replace(&mut self.has_shaken_hands, true)
+            && let Some(number) = self.stranger
+            && let Some(stranger) = self.shared.table().strangers.get_mut(&number)
+        {
+            stranger.has_shaken_hands = true;
+        }
+    }
+
     /// Its key was accepted: nobody takes the place away any more.
     pub fn is_known(&mut self) {
         if let Some(number) = self.stranger.take() {
@@ -164,7 +191,7 @@ impl Place {
     pub fn is_stranger(&mut self) {
         if self.stranger.is_none() {
             let mut table = self.shared.table();
-            let number = table.add_stranger(self.address, &self.must_go);
+            let number = table.add_stranger(self.address, &self.must_go, true);
             self.stranger = Some(number);
         }
     }
@@ -219,9 +246,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_address_can_not_take_all_places() {
         let connections = Connections::new(10, 2);
-        let first = connections.enter(HERE);
-        let second = connections.enter(HERE);
-        assert!(first.is_some() && second.is_some());
+        let first = spoken(&connections);
+        let _second = spoken(&connections);
         assert!(connections.enter(HERE).is_none());
         assert!(connections.enter(THERE).is_some());
         drop(first);
@@ -231,16 +257,34 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn strangers_behind_one_address_can_not_keep_its_encoder_out() {
         let connections = Connections::new(10, 2);
-        let mut strangers: Vec<_> = (0..2).map(|_| connections.enter(HERE).unwrap()).collect();
+        let mut strangers: Vec<_> = (0..2).map(|_| spoken(&connections)).collect();
         assert!(connections.enter(HERE).is_none(), "they have their time");
         time::sleep(STRANGER_MIN).await;
-        let newcomer = connections.enter(HERE).unwrap();
+        let newcomer = spoken(&connections);
         assert!(strangers[0].must_go().is_cancelled());
         assert!(!strangers[1].must_go().is_cancelled());
         strangers[1].is_known();
         assert!(connections.enter(HERE).is_none(), "one went, one came");
         drop((strangers, newcomer));
         assert_eq!(connections.taken(), 0);
+    }
+
+    /// Somebody here who speaks the protocol.
+    fn spoken(connections: &Connections) -> Place {
+        let mut place = connections.enter(HERE).unwrap();
+        place.has_shaken_hands();
+        place
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_silent_stranger_of_an_address_makes_room_at_once() {
+        let connections = Connections::new(10, 3);
+        let speaks = spoken(&connections);
+        let silent = [connections.enter(HERE), connections.enter(HERE)].map(Option::unwrap);
+        let newcomer = connections.enter(HERE).unwrap();
+        assert!(silent[0].must_go().is_cancelled());
+        assert!(!silent[1].must_go().is_cancelled());
+        assert!(!speaks.must_go().is_cancelled() && !newcomer.must_go().is_cancelled());
     }
 
     #[test]

@@ -135,6 +135,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         let must_go = self.place.must_go();
         loop {
             self.digest(shutdown).await?;
+            if self.session.has_shaken_hands() {
+                self.place.has_shaken_hands();
+            }
             self.make_room_to_read();
             let deadline_us = self.session.poll_timeout();
             tokio::select! {

@@ -19,7 +19,10 @@ use tokio::{
 
 use super::*;
 use crate::{
-    auth::tests::{directory, enrolled, line},
+    auth::{
+        Directory,
+        tests::{directory, enrolled, line},
+    },
     metrics::Metrics,
     registry::{self, FeedStart, Registry, Subscriber, Subscription},
     rtmp::{
@@ -115,6 +118,41 @@ async fn unknown_studios_and_wrong_keys_get_the_same_answer_after_the_same_time(
             .metrics()
             .contains("refusals_total{reason=\"unknown_key\"} 3")
     );
+    relay.stop().await;
+}
+
+/// Most encoders stop for good when they are told that their key is wrong.
+#[tokio::test]
+async fn a_line_declared_while_its_encoder_waits_for_the_answer_lets_it_in() {
+    let mut relay = Relay::start(LIMITS).await;
+    let mut phone = Phone::connect(&relay).await;
+    phone.publish("truck1", "second-camera").await;
+    time::sleep(Duration::from_millis(200)).await;
+    relay.declare(2, &["front-camera", "second-camera"]).await;
+    assert!(phone.is_let_in().await);
+    assert!(
+        !relay
+            .metrics()
+            .contains("refusals_total{reason=\"unknown_key\"} 1")
+    );
+    relay.stop().await;
+}
+
+/// Many who connect and say nothing, as fast as they like, from the address that an encoder shares with them.
+#[tokio::test]
+async fn silent_connections_of_its_own_address_never_keep_an_encoder_out() {
+    let limits = Limits {
+        connections_per_address: 4,
+        ..LIMITS
+    };
+    let mut relay = Relay::start(limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..12 {
+        silent.push(Phone::connect(&relay).await);
+    }
+    let mut phone = Phone::connect(&relay).await;
+    phone.publish("truck1", "front-camera").await;
+    assert!(phone.is_let_in().await);
     relay.stop().await;
 }
 
@@ -233,6 +271,8 @@ async fn a_relay_that_stops_ends_every_feed() {
 /// The registry over a real directory, with one studio listening, behind a real listener.
 struct Relay {
     address: SocketAddr,
+    directory: Directory,
+    connector: Spki,
     registry: Registry,
     studio: Arc<Studio>,
     metrics: Arc<Metrics>,
@@ -251,7 +291,7 @@ impl Relay {
         directory.declare(connector, 1, vec![line]).await.unwrap();
         let metrics = Arc::new(Metrics::new());
         let registry = Registry::new(
-            directory,
+            directory.clone(),
             metrics.clone(),
             registry::Limits {
                 publishers: 10,
@@ -273,6 +313,8 @@ impl Relay {
         let run = ingest.run(desk, shutdown.clone());
         Self {
             address,
+            directory,
+            connector,
             registry,
             studio,
             metrics,
@@ -281,6 +323,18 @@ impl Relay {
             _subscription: subscription,
             _store: store,
         }
+    }
+
+    /// The studio's lines from now on, by their keys.
+    async fn declare(&self, generation: u64, keys: &[&str]) {
+        let lines = (1..)
+            .zip(keys)
+            .map(|(number, key)| line(&self.directory, "truck1", number, key))
+            .collect();
+        (self.directory)
+            .declare(self.connector, generation, lines)
+            .await
+            .unwrap();
     }
 
     async fn stop(&mut self) {

@@ -278,6 +278,11 @@ impl Session {
         self.stage == Stage::Closing
     }
 
+    /// Whether the peer has shown that it speaks RTMP.
+    pub fn has_shaken_hands(&self) -> bool {
+        self.stage != Stage::Handshake
+    }
+
     /// Whether the encoder has been let in.
     pub fn is_publishing(&self) -> bool {
         self.stage == Stage::Publishing
