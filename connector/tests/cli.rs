@@ -128,14 +128,10 @@ struct Running {
 impl Running {
     fn terminate(&mut self) -> (Option<i32>, Duration) {
         let start = Instant::now();
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        // The shell's own: a minimal Debian has no program of that name.
+        let kill = format!("kill -TERM {}", self.child.id());
+        let killed = Command::new("sh").args(["-c", &kill]).status().unwrap();
+        assert!(killed.success());
         let code = self.child.wait().unwrap().code();
         (code, start.elapsed())
     }

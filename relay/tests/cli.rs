@@ -101,8 +101,9 @@ impl Place {
     /// Sends SIGTERM and waits for the end.
     fn stop(&mut self) -> Option<i32> {
         let mut child = self.running.take().unwrap();
-        let killed = Command::new("kill")
-            .arg(child.id().to_string())
+        // The shell's own: a minimal Debian has no program of that name.
+        let killed = Command::new("sh")
+            .args(["-c", &format!("kill {}", child.id())])
             .status()
             .unwrap();
         assert!(killed.success());

@@ -22,5 +22,9 @@ fi
 # One summary instead of one per test program; the exit code stays cargo's.
 "${first[@]}" "$cargo" test "${common[@]}" --no-fail-fast "$@" 2>&1 | awk '
     { print; fflush() }
-    /^test result:/ { passed += $4; failed += $6 }
+    / \.\.\. ok$/ { ok++ }
+    / \.\.\. FAILED$/ { wrong++ }
+    /^test result:/ { passed += $4; failed += $6; ok = wrong = 0 }
+    # A test program that broke has no result: what it had done so far, and the test that broke it.
+    /process didn.t exit successfully: .*signal/ { passed += ok; failed += wrong + 1; ok = wrong = 0 }
     END { printf "\nSummary: %d tests run: %d passed, %d failed\n", passed + failed, passed, failed }'

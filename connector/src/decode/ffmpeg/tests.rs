@@ -337,10 +337,17 @@ fn opening_and_closing_does_not_leak() {
         }
     };
     open_and_close(50);
-    let before = resident_kb();
-    open_and_close(300);
-    let grown = resident_kb().saturating_sub(before);
-    assert!(grown < 4_000, "{grown} kB in 300 rounds");
+    // Other tests of this process take memory meanwhile, a leak grows each time.
+    let grown = || {
+        let before = resident_kb();
+        open_and_close(300);
+        resident_kb().saturating_sub(before)
+    };
+    let grown: Vec<_> = (0..5)
+        .map(|_| grown())
+        .take_while(|kb| *kb >= 4_000)
+        .collect();
+    assert!(grown.len() < 5, "kB in 300 rounds: {grown:?}");
 }
 
 fn resident_kb() -> usize {
