@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "a C library, loaded at run time")]
 
 use std::{
+    collections::BTreeSet,
     ffi::{CStr, CString, c_char, c_int, c_void},
     path::PathBuf,
     ptr, slice,
@@ -19,6 +20,11 @@ use anyhow::{Context, bail};
 use libloading::Library;
 
 use crate::stamp::Luma;
+
+/// How long one finder looks. Every process with a source listens on port 5960, with `SO_REUSEPORT`: a finder without
+/// mDNS hears of the sources of the one process that the kernel chose for its connection, the next finder's may be
+/// another.
+const ONE_FINDER: Duration = Duration::from_millis(500);
 
 /// The loaded runtime. Never unloaded: it owns threads.
 #[derive(Clone, Debug)]
@@ -69,6 +75,21 @@ impl Runtime {
     /// # Errors
     /// When none is seen before `deadline`; names those that were.
     pub fn find(&self, name: &str, deadline: Instant) -> anyhow::Result<Source> {
+        let mut seen = BTreeSet::new();
+        while Instant::now() < deadline {
+            let until = deadline.min(Instant::now() + ONE_FINDER);
+            for source in self.look(name, until)? {
+                if source.name.contains(name) {
+                    return Ok(source);
+                }
+                seen.insert(source.name);
+            }
+        }
+        bail!("no NDI source {name:?}; seen: {seen:?}")
+    }
+
+    /// What one finder sees until it sees `name`, at the latest `until`.
+    fn look(&self, name: &str, until: Instant) -> anyhow::Result<Vec<Source>> {
         let settings = FindCreate {
             show_local_sources: true,
             groups: ptr::null(),
@@ -79,21 +100,17 @@ impl Runtime {
         if finder.is_null() {
             bail!("NDI could not make a finder");
         }
-        let found = loop {
+        let sources = loop {
             // SAFETY: `finder` is live until destroyed below.
             unsafe { (self.api.find_wait)(finder, 100) };
             let sources = self.sources(finder);
-            if let Some(source) = sources.iter().find(|source| source.name.contains(name)) {
-                break Ok(source.clone());
-            }
-            if Instant::now() > deadline {
-                let seen: Vec<_> = sources.into_iter().map(|source| source.name).collect();
-                break Err(anyhow::anyhow!("no NDI source {name:?}; seen: {seen:?}"));
+            if sources.iter().any(|source| source.name.contains(name)) || Instant::now() > until {
+                break sources;
             }
         };
         // SAFETY: made above, and not used again.
         unsafe { (self.api.find_destroy)(finder) };
-        found
+        Ok(sources)
     }
 
     fn sources(&self, finder: Instance) -> Vec<Source> {
