@@ -487,7 +487,7 @@ fn a_damaged_state_folder_is_named() {
 fn a_damaged_database_is_named_with_a_remedy_and_left_alone() {
     let place = Place::new();
     place
-        .ask(&["invite", "truck1", "--address", "192.0.2.7"])
+        .ask(&["invite", "truck1", "--address", "192.0.2.7:4433"])
         .ok();
     let file = place.state().join("relay.sqlite");
     let whole = fs::read(&file).unwrap();
