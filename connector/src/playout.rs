@@ -23,6 +23,7 @@ use std::{
 };
 
 use firstmile_shared::{clock::now_us, media::MediaKind, tunnel::unit::Unit};
+use tokio::sync::watch;
 
 use self::{decoding::MakeDecoder, line::Line};
 use crate::{
@@ -213,6 +214,11 @@ impl LineHandle {
     pub fn set_delay(&self, delay_us: i64) {
         self.line.set_delay(delay_us);
         self.line.arrived.notify_one();
+    }
+
+    /// Follows whether receivers have the source on air. Cheap to ask and to wait for.
+    pub fn tally(&self) -> watch::Receiver<Tally> {
+        self.line.watch_tally()
     }
 
     /// The line at this moment.

@@ -11,9 +11,12 @@ use std::{
     },
 };
 
+use tokio::sync::watch;
+
 use super::{
     feeds::Feeds,
     jitter::Timing,
+    snapshot::Tally,
     stats::{Histogram, Recent},
 };
 use crate::output::{FrameRate, Picture, Receivers, Sound};
@@ -29,6 +32,8 @@ pub(super) struct Line {
     pub(super) arrived: Condvar,
     queue: Mutex<Queue>,
     stats: Mutex<Stats>,
+    /// Whether receivers have the source on air, for whoever wants to follow it.
+    tally: watch::Sender<Tally>,
 }
 
 /// Decoded, waiting to be due.
@@ -123,6 +128,7 @@ impl Line {
             arrived: Condvar::new(),
             queue: Mutex::default(),
             stats: Mutex::new(Stats::new(output)),
+            tally: watch::Sender::new(Tally::Unknown),
         };
         line.set_delay(delay_us);
         line
@@ -158,6 +164,18 @@ impl Line {
 
     pub(super) fn set_video_lead(&self, lead_us: i64) {
         self.video_lead_us.store(lead_us, Ordering::Relaxed);
+    }
+
+    pub(super) fn watch_tally(&self) -> watch::Receiver<Tally> {
+        self.tally.subscribe()
+    }
+
+    /// What receivers do now; followers hear of a change of the tally.
+    pub(super) fn set_receivers(&self, receivers: Option<Receivers>) {
+        let tally = receivers.map_or(Tally::Unknown, |receivers| receivers.tally);
+        self.tally
+            .send_if_modified(|known| std::mem::replace(known, tally) != tally);
+        self.stats().receivers = receivers;
     }
 
     pub(super) fn is_stopping(&self) -> bool {

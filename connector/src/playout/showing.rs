@@ -230,7 +230,7 @@ impl<'a> Showing<'a> {
         if receivers.is_some_and(|receivers| receivers.tally == Tally::Program) {
             self.on_program_us = Some(now_us);
         }
-        self.line.stats().receivers = receivers;
+        self.line.set_receivers(receivers);
     }
 }
 

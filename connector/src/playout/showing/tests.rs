@@ -215,6 +215,26 @@ fn the_last_picture_is_held_and_the_card_comes_off_program_only() {
     }
 }
 
+/// The relay is told of it: whoever follows hears of each change once.
+#[test]
+fn who_follows_the_tally_hears_of_each_change_once() {
+    let fixture = Fixture::new();
+    let mut tally = fixture.line.watch_tally();
+    assert_eq!(
+        *tally.borrow_and_update(),
+        Tally::Unknown,
+        "nobody asked yet"
+    );
+    let mut showing = fixture.start();
+    run(&mut showing, 0, 500);
+    assert_eq!(*tally.borrow_and_update(), Tally::Off);
+    fixture.seen.log.lock().unwrap().on_program = true;
+    run(&mut showing, 500, 1_000);
+    assert_eq!(*tally.borrow_and_update(), Tally::Program);
+    run(&mut showing, 1_000, 2_000);
+    assert!(!tally.has_changed().unwrap(), "no change, no news");
+}
+
 /// Sound follows its own run: no gap, nothing twice, through the end of a feed and its return.
 #[test]
 fn the_sound_of_a_source_never_stops() {
