@@ -19,7 +19,7 @@ use std::{
 };
 
 use firstmile_shared::{
-    exit::{ExitCode, Failure},
+    exit::{ExitCode, Failure, io_remedy},
     secret::{KeyError, StreamKey},
     tunnel::control::Takeover,
 };
@@ -108,7 +108,7 @@ pub enum LinesError {
         error: FileError,
     },
     /// The file could not be read or written.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), remedy(.error))]
     Io {
         /// The file.
         path: PathBuf,
@@ -306,12 +306,18 @@ impl Lines {
                 self.publish(&store);
             }
             Ok(store::Reread::Restored) => {
-                warn!("lines.toml was deleted; it is written again, the lines stay");
+                warn!(
+                    "lines.toml was deleted or emptied; it is written again, the lines stay (`line remove` ends one)"
+                );
             }
             Err(error) => {
                 let message = format!("{}; the running lines stay", LinesError::from(error));
-                error!("{message}");
-                *lock(&self.inner.refused_edit) = Some(message);
+                let mut refused = lock(&self.inner.refused_edit);
+                // A disk without room is looked at again each second, and is news once.
+                if refused.as_ref() != Some(&message) {
+                    error!("{message}");
+                }
+                *refused = Some(message);
             }
         }
     }
@@ -354,6 +360,10 @@ async fn blocking(work: impl FnOnce() + Send + 'static) {
     if let Err(error) = task::spawn_blocking(work).await {
         error!(%error, "arranging the lines");
     }
+}
+
+fn remedy(error: &std::io::Error) -> String {
+    io_remedy(error).map_or_else(String::new, |remedy| format!("; {remedy}"))
 }
 
 fn known(names: &[String]) -> String {

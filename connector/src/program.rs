@@ -156,7 +156,7 @@ fn start_page(
     let first = match net::bind_tcp(&listen, "http.listen") {
         Ok(listener) => listener,
         Err(failure) => {
-            error!("{failure}");
+            warn!("{failure}; the lines go on without their page, which is tried again");
             None
         }
     };

@@ -498,7 +498,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const BOOK_FILE: &str = "relays.json";
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// A relay that was restarted has to be found within 3 s. The last packet of a dial that ends in vain leaves 0.9 s before
+/// its end, so this pause is what else may pass unheard.
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// A revoked connector may be taken back, a relay's key may come back: without anybody touching this end.
 const REFUSED_RETRY: Duration = Duration::from_secs(30);

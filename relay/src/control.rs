@@ -384,9 +384,7 @@ fn value(answer: &impl Serialize) -> Result<Value, Failure> {
 }
 
 fn unavailable(error: &StoreError) -> Failure {
-    let cause =
-        std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
-    Failure::new(ExitCode::Io, format!("{error}{cause}"))
+    Failure::new(ExitCode::Io, error.sentence())
 }
 
 /// Fewer digits are a slip of the finger.

@@ -160,15 +160,13 @@ impl Parts {
         let identity = Identity::load_or_create(&state.join(IDENTITY_FILE))?;
         let file = state.join(DATABASE_FILE);
         let fail = |error: &StoreError| {
-            let cause = std::error::Error::source(error)
-                .map_or(String::new(), |cause| format!(": {cause}"));
-            let remedy = error
-                .remedy()
-                .map_or(String::new(), |remedy| format!("; {remedy}"));
-            Failure::new(
-                ExitCode::Io,
-                format!("database {}: {error}{cause}{remedy}", file.display()),
-            )
+            let code = match error {
+                // Another start of the same program does not help, so nobody should try.
+                StoreError::Later { .. } => ExitCode::Config,
+                _ => ExitCode::Io,
+            };
+            let message = format!("database {}: {}", file.display(), error.sentence());
+            Failure::new(code, message)
         };
         if !file.exists() {
             // SQLite would make it as the umask says; its journals take the file's mode.

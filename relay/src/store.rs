@@ -171,6 +171,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What failed, why, and what a person can do about it.
+    pub fn sentence(&self) -> String {
+        let cause =
+            std::error::Error::source(self).map_or(String::new(), |cause| format!(": {cause}"));
+        let remedy = self
+            .remedy()
+            .map_or(String::new(), |remedy| format!("; {remedy}"));
+        format!("{self}{cause}{remedy}")
+    }
+
     /// What a person can do, as a clause; `None` if the message says it, or nobody knows.
     pub fn remedy(&self) -> Option<&'static str> {
         const DAMAGED: &str = "restore a backup of it, or move it away to start without studios: they join again with new tokens";
@@ -180,7 +190,10 @@ impl StoreError {
                 ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => Some(DAMAGED),
                 ErrorCode::DiskFull => Some("make room on its disk"),
                 ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen => {
-                    Some("let this user read and write it")
+                    Some("let the user that this program runs as read and write it and its folder")
+                }
+                ErrorCode::SystemIoFailure => {
+                    Some("make sure that its disk has room and is in order")
                 }
                 _ => None,
             },

@@ -33,7 +33,7 @@ pub use self::outbox::Outbox;
 use crate::{
     address::canonical,
     auth::Directory,
-    metrics::{Listener, Metrics},
+    metrics::{Listener, Metrics, Refused},
     registry::Registry,
 };
 
@@ -139,6 +139,7 @@ impl Tunnel {
             }
             Decision::Refuse => {
                 debug!(%address, "too many handshakes");
+                self.shared.metrics.refused(Refused::Full);
                 incoming.refuse();
                 None
             }

@@ -36,21 +36,36 @@ pub fn load<C: DeserializeOwned>(
     let mut figment = Figment::new();
     match file {
         Some(file) => {
-            std::fs::metadata(file).map_err(|error| {
-                Failure::config(format!(
-                    "configuration file {} (from --config): {error}",
-                    file.display()
-                ))
-            })?;
+            readable(
+                file,
+                "from --config: correct the path, or let this user read it",
+            )?;
             figment = figment.merge(Toml::file_exact(file));
         }
-        None if default_file.is_file() => figment = figment.merge(Toml::file_exact(default_file)),
+        None if default_file.exists() => {
+            readable(
+                default_file,
+                "let this user read it, or give another by --config",
+            )?;
+            figment = figment.merge(Toml::file_exact(default_file));
+        }
         None => {}
     }
     figment
         .merge(TextEnv::new(env_prefix, std::env::vars_os()))
         .extract()
         .map_err(|error| Failure::config(describe(error, env_prefix)))
+}
+
+/// Figment's own words for this name no remedy.
+fn readable(file: &Path, remedy: &str) -> Result<(), Failure> {
+    match std::fs::read_to_string(file) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::config(format!(
+            "configuration file {}: {error} ({remedy})",
+            file.display()
+        ))),
+    }
 }
 
 /// The environment as a configuration source whose every value is text.
@@ -117,7 +132,7 @@ fn variable(prefix: &str, keys: &[&str]) -> String {
     format!("{prefix}{}", keys.join("__").to_ascii_uppercase())
 }
 
-/// Every error on a line of its own: key, what is wrong, source, remedy.
+/// Of every error: key, what is wrong, source, remedy.
 fn describe(error: figment::Error, env_prefix: &str) -> String {
     use figment::error::Kind;
     let lines: Vec<String> = error
@@ -134,7 +149,7 @@ fn describe(error: figment::Error, env_prefix: &str) -> String {
                         expected.join(", ")
                     )
                 }
-                other => other.to_string(),
+                other => one_line(&other.to_string()),
             };
             let source = match error.metadata.as_ref() {
                 Some(metadata) if metadata.name == "environment" => {
@@ -157,7 +172,26 @@ fn describe(error: figment::Error, env_prefix: &str) -> String {
             }
         })
         .collect();
-    format!("configuration: {}", lines.join("\n  "))
+    format!("configuration: {}", lines.join("; "))
+}
+
+/// The TOML parser writes for a terminal: the place, the offending line with a mark under it, then what is wrong.
+fn one_line(text: &str) -> String {
+    let is_picture = |line: &str| {
+        let line = line
+            .trim_start()
+            .trim_start_matches(|c: char| c.is_ascii_digit());
+        line.trim_start().starts_with('|')
+    };
+    let mut lines = text.lines().filter(|line| !is_picture(line)).map(str::trim);
+    let first = lines.next().unwrap_or_default();
+    let first = first.trim_start_matches("TOML parse error ");
+    let rest: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    if rest.is_empty() {
+        first.to_owned()
+    } else {
+        format!("{} ({first})", rest.join(", "))
+    }
 }
 
 /// Reads a field from text or from TOML's own type, by the field's `FromStr`. For `#[serde(deserialize_with)]`.
@@ -546,6 +580,16 @@ mod tests {
             );
             Ok(())
         });
+    }
+
+    #[test]
+    fn what_the_parser_draws_for_a_terminal_becomes_a_sentence() {
+        let drawn = "TOML parse error at line 12, column 8\n   |\n12 | [tunnel\n   |        ^\ninvalid table header\nexpected `.`, `]`\n";
+        assert_eq!(
+            one_line(drawn),
+            "invalid table header, expected `.`, `]` (at line 12, column 8)"
+        );
+        assert_eq!(one_line("a limit is a number"), "a limit is a number");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How a program ends: exit codes that scripts rely on, and an error that says what to do.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// Exit codes after `sysexits.h`; product contract, never renumbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +42,10 @@ impl Failure {
         }
     }
 
-    /// Reading or writing failed: what was attempted, and the system's reason.
-    pub fn io(what: impl fmt::Display, error: &std::io::Error) -> Self {
-        Self::new(ExitCode::Io, format!("{what}: {error}"))
+    /// Reading or writing failed: what was attempted, the system's reason, and what to do where that is known.
+    pub fn io(what: impl fmt::Display, error: &io::Error) -> Self {
+        let remedy = io_remedy(error).map_or(String::new(), |remedy| format!("; {remedy}"));
+        Self::new(ExitCode::Io, format!("{what}: {error}{remedy}"))
     }
 
     /// The configuration does not allow a start.
@@ -56,6 +57,25 @@ impl Failure {
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(ExitCode::Unavailable, message)
     }
+}
+
+/// What a person can do about a file or folder that can't be used, as a clause; `None` where the reason says it all.
+pub fn io_remedy(error: &io::Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "its disk can only be read: mount it for writing, or choose another place"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "let the user that this program runs as read and write it"
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "something that is no folder is in its way: move that, or choose another place"
+        }
+        io::ErrorKind::IsADirectory => "a folder is in its place: move that",
+        io::ErrorKind::InvalidData => "it is damaged: restore it from a backup",
+        _ => return None,
+    })
 }
 
 impl fmt::Display for Failure {

@@ -8,7 +8,11 @@ use std::{
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::{config::Listen, exit::Failure, os};
+use crate::{
+    config::Listen,
+    exit::{ExitCode, Failure},
+    os,
+};
 
 /// Listens for TCP; `None` when the listener is `off`. `setting` is the key that the error names.
 pub fn bind_tcp(listen: &Listen, setting: &str) -> Result<Option<TcpListener>, Failure> {
@@ -62,13 +66,13 @@ fn bind<S>(
             io::ErrorKind::PermissionDenied => {
                 "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
             }
-            io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
-            _ => "",
+            io::ErrorKind::AddrNotAvailable => {
+                "; this machine has no such address: give one of its own, or [::] for all"
+            }
+            _ => "; give an address of this machine, or [::] for all",
         };
-        Failure::io(
-            format_args!("{setting} = \"{listen}\": can't listen{hint}"),
-            error,
-        )
+        let message = format!("{setting} = \"{listen}\": can't listen: {error}{hint}");
+        Failure::new(ExitCode::Io, message)
     };
     let addresses: Vec<SocketAddr> = (host.as_str(), *port)
         .to_socket_addrs()
@@ -121,7 +125,6 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
-    use crate::exit::ExitCode;
 
     #[test]
     fn the_wildcard_takes_ipv4_too() {

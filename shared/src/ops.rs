@@ -26,11 +26,10 @@ impl StateDir {
     pub fn locate(given: Option<&Path>, program: &str) -> Result<PathBuf, Failure> {
         let path = match given {
             Some(path) if path.is_absolute() => path.to_owned(),
-            Some(path) => std::path::absolute(path)
-                .map_err(|error| Failure::io(format_args!("state folder {}", path.display()), &error))?,
-            None => os::system_state_dir(program).ok_or_else(|| {
-                Failure::config("no state folder: neither $STATE_DIRECTORY, $XDG_STATE_HOME nor $HOME is set; give --state-dir")
+            Some(path) => std::path::absolute(path).map_err(|error| {
+                Failure::io(format_args!("state folder {}", path.display()), &error)
             })?,
+            None => os::system_state_dir(program).map_err(Failure::config)?,
         };
         let fail =
             |error: &io::Error| Failure::io(format_args!("state folder {}", path.display()), error);
@@ -45,9 +44,16 @@ impl StateDir {
     }
 
     /// Takes the lock of a located folder; [`ExitCode::Unavailable`] when another process holds it.
+    ///
+    /// What a killed one left behind is tidied up: its `run.json`, which would name a process that is no more, and what
+    /// it had begun to write.
     pub fn lock(path: PathBuf, program: &str) -> Result<Self, Failure> {
         match FileLock::try_take(&path.join(LOCK_FILE)) {
-            Ok(lock) => Ok(Self { path, _lock: lock }),
+            Ok(lock) => {
+                let state = Self { path, _lock: lock };
+                state.tidy_up();
+                Ok(state)
+            }
             Err(LockError::Held) => Err(Failure::new(
                 ExitCode::Unavailable,
                 format!(
@@ -70,6 +76,20 @@ impl StateDir {
     /// A file in the folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Nothing here is needed, so nothing here can fail: a folder that can't be written says so at the first write.
+    fn tidy_up(&self) {
+        let _ = std::fs::remove_file(self.file(RUN_FILE));
+        for entry in std::fs::read_dir(&self.path)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if entry.path().extension().is_some_and(|end| end == TEMPORARY) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Writes `run.json`: where the program really listens. Call it before readiness.
@@ -103,7 +123,7 @@ pub struct RunFile {
     pub http: Option<String>,
 }
 
-/// Replaces a file as a whole: after a crash or a power cut the old or the new one is there, mode 0600.
+/// Replaces a file as a whole: after a crash, a power cut or on a full disk the old or the new one is there, mode 0600.
 pub fn write_atomic(path: &Path, contents: &[u8]) -> io::Result<()> {
     let folder = path
         .parent()
@@ -112,17 +132,33 @@ pub fn write_atomic(path: &Path, contents: &[u8]) -> io::Result<()> {
         .file_name()
         .ok_or_else(|| io::Error::other("the file has no name"))?;
     let mut temporary = name.to_owned();
-    temporary.push(".new");
+    temporary.push(".");
+    temporary.push(TEMPORARY);
     let temporary = folder.join(temporary);
-    let mut file = os::create_private_file(&temporary)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    drop(file);
-    std::fs::rename(&temporary, path)?;
+    // One that a killed program left has perhaps another mode, or is a link to elsewhere.
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let written =
+        write_synced(&temporary, contents).and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(error) = written {
+        // It may hold half a secret, and the disk may need the room.
+        let _ = std::fs::remove_file(&temporary);
+        return Err(error);
+    }
     os::sync_dir(folder)
 }
 
+fn write_synced(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut file = os::create_private_file(path)?;
+    file.write_all(contents)?;
+    file.sync_all()
+}
+
 const LOCK_FILE: &str = "lock";
+/// What the name of a file ends in while it is written.
+const TEMPORARY: &str = "new";
 const RUN_FILE: &str = "run.json";
 
 #[cfg(test)]
@@ -142,6 +178,22 @@ mod tests {
             StateDir::lock(path, "firstmile-test").is_ok(),
             "the lock ends with its holder"
         );
+    }
+
+    #[test]
+    fn what_a_killed_program_left_is_tidied_up_by_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = StateDir::locate(Some(&folder.path().join("state")), "firstmile-test").unwrap();
+        let there = |name: &str| path.join(name).exists();
+        for name in ["run.json", "lines.toml.new", "lines.toml"] {
+            std::fs::write(path.join(name), "half").unwrap();
+        }
+        let state = StateDir::lock(path.clone(), "firstmile-test").unwrap();
+        assert!(!there("run.json") && !there("lines.toml.new") && there("lines.toml"));
+        state.write_run_file(&RunFile::default()).unwrap();
+        assert!(there("run.json"));
+        drop(state);
+        assert!(!there("run.json"));
     }
 
     #[cfg(unix)]
@@ -176,5 +228,25 @@ mod tests {
             1,
             "no temporary file is left"
         );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_can_not_be_written_stays_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        write_atomic(&path, b"first").unwrap();
+        // What is written goes nowhere through a link, and a folder in the way is not replaced.
+        std::os::unix::fs::symlink("/dev/full", folder.path().join("a.json.new")).unwrap();
+        write_atomic(&path, b"second").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "second");
+        let in_the_way = folder.path().join("b.json");
+        std::fs::create_dir(&in_the_way).unwrap();
+        write_atomic(&in_the_way, b"secret").unwrap_err();
+        let names: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 2, "nothing half-written is left: {names:?}");
     }
 }

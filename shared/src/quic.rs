@@ -11,6 +11,7 @@ use quinn::{
     congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig},
     crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig},
 };
+use quinn_proto::HashedConnectionIdGenerator;
 use ring::{
     hmac,
     rand::{SecureRandom, SystemRandom},
@@ -121,6 +122,9 @@ impl fmt::Display for Congestion {
 
 /// What makes stateless resets: kept over a restart, it lets a relay end the connections of its former life at
 /// once, instead of after [`IDLE_TIMEOUT`].
+///
+/// Two things have to last for that: the key of the resets themselves, and the one by which a relay recognises the
+/// connection IDs of its former life. quinn answers IDs that it does not recognise with silence. Both come from here.
 #[derive(Clone)]
 pub struct ResetKey([u8; 32]);
 
@@ -142,13 +146,31 @@ impl ResetKey {
                     return Ok(Self(key));
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // `InvalidData`: not even text.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+                ) => {}
             Err(error) => return Err(fail(&error)),
         }
         // Losing it costs each connector a wait of seconds, once: no reason to stop a start.
         let key = Self::random();
         ops::write_atomic(file, to_hex(&key.0).as_bytes()).map_err(|error| fail(&error))?;
         Ok(key)
+    }
+
+    fn hmac(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &self.0)
+    }
+
+    /// The key of the connection IDs. Their check is a quick hash that gives its key away to whoever sees many of
+    /// them, so it is not the key of the resets.
+    fn connection_ids(&self) -> u64 {
+        let tag = hmac::sign(&self.hmac(), b"connection ids");
+        tag.as_ref()
+            .first_chunk()
+            .map_or(0, |bytes| u64::from_be_bytes(*bytes))
     }
 
     /// One that does not last.
@@ -196,8 +218,11 @@ pub fn listen(
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFER * INCOMING_MAX as u64)
         .migration(true);
-    let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &reset_key.0);
-    let endpoint = EndpointConfig::new(Arc::new(reset_key));
+    let mut endpoint = EndpointConfig::new(Arc::new(reset_key.hmac()));
+    let connection_ids = reset_key.connection_ids();
+    endpoint
+        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(connection_ids)))
+        .min_reset_interval(RESET_INTERVAL_MIN);
     Ok(Endpoint::new(
         endpoint,
         Some(config),
@@ -290,6 +315,10 @@ const INCOMING_MAX: usize = 512;
 
 const INCOMING_BUFFER: u64 = 16 * 1024;
 
+/// After a restart every connector is to hear of it within its first ping or two: 500 in a second. Whoever sends as many
+/// packets with IDs that were once ours gets less back than it sent.
+const RESET_INTERVAL_MIN: Duration = Duration::from_millis(2);
+
 /// 256 lines at 3 s.
 const STREAMS_CAP: u32 = 160_000;
 
@@ -336,9 +365,85 @@ mod tests {
         let file = folder.path().join("reset.key");
         let first = ResetKey::load_or_create(&file).unwrap();
         assert_eq!(ResetKey::load_or_create(&file).unwrap().0, first.0);
-        ops::write_atomic(&file, b"?").unwrap();
-        let second = ResetKey::load_or_create(&file).unwrap();
-        assert_ne!(second.0, first.0);
-        assert_eq!(ResetKey::load_or_create(&file).unwrap().0, second.0);
+        let mut last = first.0;
+        for broken in [&b"?"[..], b"\xff\xfe not text"] {
+            ops::write_atomic(&file, broken).unwrap();
+            let anew = ResetKey::load_or_create(&file).unwrap();
+            assert_ne!(anew.0, last);
+            assert_eq!(ResetKey::load_or_create(&file).unwrap().0, anew.0);
+            last = anew.0;
+        }
+    }
+
+    /// The relay is killed: it says nothing. Its next life has to end the connection as soon as it hears of it.
+    #[tokio::test]
+    async fn a_relays_next_life_ends_the_connections_of_its_former_one_at_once() {
+        let identity = Identity::ephemeral().unwrap();
+        let key = ResetKey::random();
+        // An ungraceful end: the first relay's packets go nowhere from one moment on, by way of a forwarder that changes
+        // its mind. `None` is nowhere.
+        let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = front.local_addr().unwrap();
+        let (goal, goals) = tokio::sync::watch::channel(None);
+        let forwarder = tokio::spawn(forward(front, goals));
+        let relay = |key: &ResetKey| {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let endpoint = listen(socket, &identity, key, Transport::default()).unwrap();
+            let address = endpoint.local_addr().unwrap();
+            (endpoint, address)
+        };
+        let (first, first_address) = relay(&key);
+        goal.send(Some(first_address)).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let endpoint = dialer(socket).unwrap();
+        let pins = Pins::new(vec![identity.spki()]);
+        let config =
+            client_config(&Identity::ephemeral().unwrap(), pins, Transport::default()).unwrap();
+        let dialled = endpoint
+            .connect_with(config, address, tls::SERVER_NAME)
+            .unwrap();
+        let accepted = async { first.accept().await.unwrap().accept().unwrap().await };
+        let (dialled, accepted) = tokio::join!(dialled, accepted);
+        let (dialled, _accepted) = (dialled.unwrap(), accepted.unwrap());
+
+        goal.send(None).unwrap();
+        let (_second, second_address) = relay(&key);
+        goal.send(Some(second_address)).unwrap();
+        let since = std::time::Instant::now();
+        let end = dialled.closed().await;
+        assert_eq!(end, quinn::ConnectionError::Reset);
+        // One keep-alive, with room for a busy machine.
+        assert!(since.elapsed() < 5 * KEEP_ALIVE, "{:?}", since.elapsed());
+        forwarder.abort();
+    }
+
+    /// Between one peer and the relay of the moment.
+    async fn forward(
+        front: tokio::net::UdpSocket,
+        mut goals: tokio::sync::watch::Receiver<Option<std::net::SocketAddr>>,
+    ) {
+        let back = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = None;
+        let (mut out, mut home) = ([0; 2048], [0; 2048]);
+        loop {
+            tokio::select! {
+                got = front.recv_from(&mut out) => {
+                    let (len, from) = got.unwrap();
+                    peer = Some(from);
+                    let goal = *goals.borrow_and_update();
+                    if let Some(goal) = goal {
+                        back.send_to(&out[..len], goal).await.unwrap();
+                    }
+                }
+                got = back.recv_from(&mut home) => {
+                    let (len, from) = got.unwrap();
+                    let goal = *goals.borrow_and_update();
+                    if goal == Some(from) && let Some(peer) = peer {
+                        front.send_to(&home[..len], peer).await.unwrap();
+                    }
+                }
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use firstmile_shared::{clock, ops, secret::StreamKey};
+use firstmile_shared::{clock, ops, os, secret::StreamKey};
 use ring::rand::SystemRandom;
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +35,7 @@ pub(super) enum Reread {
     Unchanged,
     /// An edit by hand was taken over.
     Taken,
-    /// The file was gone and is there again.
+    /// The file was gone, or nothing was left in it, and is there again.
     Restored,
 }
 
@@ -102,15 +102,30 @@ impl Store {
         if now.is_none() {
             return self.restore();
         }
-        self.missing = 0;
         if now == self.seen {
+            self.missing = 0;
             return Ok(Reread::Unchanged);
         }
         let Some(text) = self.settled(now)? else {
             return Ok(Reread::Unchanged);
         };
-        self.seen = now;
-        self.take_over(&text).map(|()| Reread::Taken)
+        if self.is_wiped(&text) {
+            return self.restore();
+        }
+        self.missing = 0;
+        let before = std::mem::replace(&mut self.seen, now);
+        let taken = self.take_over(&text);
+        if let Err(StoreError::Io { .. }) = &taken {
+            // Nothing is wrong with the edit: a disk that is full now may have room at the next look.
+            self.seen = before;
+        }
+        taken.map(|()| Reread::Taken)
+    }
+
+    /// Nothing is left of lines that there are: what an editor leaves on a full disk, not what a person means, who has
+    /// `line remove` for the last one.
+    fn is_wiped(&self, text: &str) -> bool {
+        text.trim().is_empty() && !self.set.lines.is_empty()
     }
 
     /// Like [`Store::reread`], but a broken edit is an error each time.
@@ -121,6 +136,9 @@ impl Store {
                 return Ok(());
             }
             if let Some(text) = self.settled(now)? {
+                if self.is_wiped(&text) {
+                    return Ok(());
+                }
                 self.seen = now;
                 return self.take_over(&text);
             }
@@ -197,6 +215,9 @@ impl Store {
 
     fn take_over(&mut self, text: &str) -> Result<(), StoreError> {
         let file = LinesFile::parse(text).map_err(|error| self.wrong(error))?;
+        // Few editors do it, and what a relay is told of must outlast a power cut.
+        let synced = fs::File::open(&self.path).and_then(|file| file.sync_all());
+        synced.map_err(|error| self.io(error))?;
         self.adopt(file)
     }
 
@@ -246,7 +267,8 @@ impl Store {
             self.write_counters(counters)?;
         }
         let text = file.to_string();
-        if !self.is_same_on_disk(&text) {
+        // An editor may have left it with a mode of its own; it holds keys.
+        if !self.is_same_on_disk(&text) || !self.is_private() {
             self.write(&text)?;
         }
         self.file = file;
@@ -280,6 +302,10 @@ impl Store {
             Ok(there) => there == text,
             Err(error) => text.is_empty() && error.kind() == io::ErrorKind::NotFound,
         }
+    }
+
+    fn is_private(&self) -> bool {
+        os::is_private_owner(&self.path).unwrap_or(true)
     }
 
     fn write(&mut self, text: &str) -> Result<(), StoreError> {

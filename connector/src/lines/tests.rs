@@ -173,6 +173,32 @@ fn a_deleted_file_comes_back_and_the_lines_stay() {
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
 }
 
+/// What an editor leaves that finds the disk full after it has truncated the file.
+#[test]
+fn an_emptied_file_comes_back_and_the_lines_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lines.toml");
+    let lines = open(folder.path());
+    lines.add("Camera 1", None).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, "\n").unwrap();
+    for _ in 0..3 {
+        assert_eq!(names(&lines).len(), 1);
+        lines.reread();
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+
+    fs::write(&file, "").unwrap();
+    lines.add("Camera 2", None).unwrap();
+    assert_eq!(names(&lines).len(), 2, "and no change makes it true");
+    lines.remove("Camera 1").unwrap();
+    lines.remove("Camera 2").unwrap();
+    fs::write(&file, "# none today\n").unwrap();
+    lines.reread();
+    assert_eq!(names(&lines), []);
+    assert_eq!(lines.refused_edit(), None);
+}
+
 #[test]
 fn what_is_wrong_with_a_change_is_said_and_nothing_changes() {
     let folder = tempfile::tempdir().unwrap();
@@ -264,6 +290,12 @@ fn the_files_are_private() {
             .mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
+    // Also after an editor that does not care.
+    let file = folder.path().join("lines.toml");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    open(folder.path());
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[tokio::test]

@@ -88,7 +88,13 @@ pub(super) async fn run(shared: &Shared, stranger: Stranger, shutdown: Cancellat
         answer = time::timeout(HANDSHAKE_TIMEOUT, handshake) => match answer {
             Ok(Ok(connection)) => connection,
             // Port scanners, wrong pins, other protocols: not worth an operator's line each.
-            Ok(Err(error)) => return debug!(%error, "handshake failed"),
+            Ok(Err(error)) => {
+                shared.metrics.refused(match error {
+                    ConnectionError::TimedOut => Refused::TooSlow,
+                    _ => Refused::Protocol,
+                });
+                return debug!(%error, "handshake failed");
+            }
             Err(_) => {
                 shared.metrics.refused(Refused::TooSlow);
                 return debug!("handshake took too long");
@@ -104,8 +110,17 @@ pub(super) async fn run(shared: &Shared, stranger: Stranger, shutdown: Cancellat
         Ok(guest) => welcome(shared, &connection, guest, place, shutdown).await,
         Err(error) => {
             debug!(%error, "not welcomed");
-            if matches!(error, GreetingError::TooSlow) {
-                shared.metrics.refused(Refused::TooSlow);
+            match &error {
+                GreetingError::TooSlow => shared.metrics.refused(Refused::TooSlow),
+                GreetingError::Control(_) | GreetingError::NoCertificate => {
+                    shared.metrics.refused(Refused::Protocol);
+                }
+                // Counted where they were refused, or gone by themselves.
+                GreetingError::Refused { .. }
+                | GreetingError::Connection(_)
+                | GreetingError::Read(_)
+                | GreetingError::Write(_)
+                | GreetingError::Left => {}
             }
             close(&connection, error.close());
         }
@@ -251,8 +266,10 @@ impl Session<'_> {
                 generation,
                 refused,
             }),
-            // No answer: the connector declares again with its next change or connection.
-            Err(error) => warn!(connector = %self.record.spki, %error, "lines not stored"),
+            // No answer: it is stored when the disk takes it, or replaced by a newer one before.
+            Err(error) => {
+                warn!(connector = %self.record.spki, %error, "lines not stored; trying again");
+            }
         }
     }
 
@@ -319,12 +336,12 @@ impl Losses {
     }
 }
 
-/// The newest declaration waits while one is stored. On average one a second is; a few may follow each other at
+/// The newest declaration waits while one is stored; one that could not be stored comes again. On average one a second is; a few may follow each other at
 /// once, so that an encoder that starts right after its line was added is let in.
 struct Declarations {
     directory: Directory,
     spki: Spki,
-    storing: Option<Pin<Box<dyn Future<Output = Declared> + Send>>>,
+    storing: Option<Pin<Box<dyn Future<Output = (Declared, Vec<LineDeclaration>)> + Send>>>,
     newest: Option<(u64, Vec<LineDeclaration>)>,
     /// When the next would be due at one a second; it may come [`DECLARE_BURST`] early.
     due: Option<Instant>,
@@ -359,8 +376,8 @@ impl Declarations {
             self.storing = self.newest.take().map(|(generation, lines)| {
                 let (directory, spki) = (self.directory.clone(), self.spki);
                 let storing = async move {
-                    let answer = directory.declare(spki, generation, lines).await;
-                    Declared { generation, answer }
+                    let answer = directory.declare(spki, generation, lines.clone()).await;
+                    (Declared { generation, answer }, lines)
                 };
                 Box::pin(storing) as _
             });
@@ -368,10 +385,16 @@ impl Declarations {
         let Some(storing) = &mut self.storing else {
             return future::pending().await;
         };
-        let declared = storing.await;
+        let (declared, lines) = storing.await;
         self.storing = None;
         let now = Instant::now();
-        self.due = Some(self.due.map_or(now, |due| due.max(now)) + DECLARE_INTERVAL);
+        let mut due = self.due.map_or(now, |due| due.max(now)) + DECLARE_INTERVAL;
+        if declared.answer.is_err() {
+            // A full disk must not cost a line its encoder for longer than the disk is full.
+            self.newest.get_or_insert((declared.generation, lines));
+            due = now + DECLARE_BURST + STORE_RETRY;
+        }
+        self.due = Some(due);
         declared
     }
 }
@@ -400,6 +423,9 @@ const DECLARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Five snapshots: what a person clicks together in a moment.
 const DECLARE_BURST: Duration = Duration::from_secs(5);
+
+/// A disk that did not take a snapshot gets it again after this time.
+const STORE_RETRY: Duration = Duration::from_secs(5);
 
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(300);
 

@@ -1,11 +1,15 @@
 //! Unix: modes, `flock`, Unix sockets, signals.
 
 use std::{
+    ffi::OsStr,
     fs::{self, DirBuilder, File, OpenOptions},
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        },
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -79,24 +83,38 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// The state folder of a program: systemd's, the system's for root, else the user's.
-///
-/// `None` when none of the variables that tell is set.
-pub fn system_state_dir(program: &str) -> Option<PathBuf> {
+/// The state folder of a program: systemd's, the system's for root, else the user's. Never relative to where the
+/// program was started. The error is a sentence.
+pub fn system_state_dir(program: &str) -> Result<PathBuf, String> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(given) = set("STATE_DIRECTORY") {
+        // systemd gives a list when a unit has several; ours is the first.
+        let first = given.as_bytes().split(|byte| *byte == b':').next();
+        let path = PathBuf::from(OsStr::from_bytes(first.unwrap_or_default()));
+        return if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err(format!(
+                "state folder {path:?} (from $STATE_DIRECTORY) must be an absolute path; correct it, or give --state-dir"
+            ))
+        };
+    }
+    if effective_uid() == 0 {
+        return Ok(Path::new("/var/lib").join(program));
+    }
+    // The base directory specification wants relative ones to be ignored.
     let absolute = |name: &str| {
-        std::env::var_os(name)
+        set(name)
             .map(PathBuf::from)
             .filter(|path| path.is_absolute())
     };
-    if let Some(given) = absolute("STATE_DIRECTORY") {
-        return Some(given);
-    }
-    if effective_uid() == 0 {
-        return Some(Path::new("/var/lib").join(program));
-    }
     absolute("XDG_STATE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
         .map(|base| base.join(program))
+        .ok_or_else(|| {
+            "no state folder: none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set to an absolute path; give --state-dir"
+                .to_owned()
+        })
 }
 
 /// How this machine is called, for lists that people read.
