@@ -87,6 +87,11 @@ impl SyntheticEncoder {
         }
     }
 
+    /// Cuts messages into chunks of this size from now on, 1 to 2^31 - 1 bytes.
+    pub fn set_chunk_size(&mut self, size: u32) {
+        self.chunks.set_chunk_size(&mut self.output, size);
+    }
+
     /// Sends a unit, and its configuration first where that is new.
     pub async fn send(&mut self, unit: &AccessUnit) -> anyhow::Result<()> {
         self.queue(unit)?;

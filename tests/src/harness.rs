@@ -38,15 +38,20 @@ pub struct Show {
 impl Show {
     /// Starts a relay and waits until it is ready.
     pub fn start() -> anyhow::Result<Self> {
-        Self::start_with(false)
+        Self::start_with(false, &[])
     }
 
     /// Likewise, with everything logged that can be logged.
     pub fn start_verbose() -> anyhow::Result<Self> {
-        Self::start_with(true)
+        Self::start_with(true, &[])
     }
 
-    fn start_with(verbose: bool) -> anyhow::Result<Self> {
+    /// Likewise, with more in the relay's environment.
+    pub fn start_set(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::start_with(false, settings)
+    }
+
+    fn start_with(verbose: bool, more: &[(&str, &str)]) -> anyhow::Result<Self> {
         // Real media are paced on all cores: one show at a time, also where test threads are many.
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +67,17 @@ impl Show {
         if verbose {
             settings.push(("FIRSTMILE_RELAY__LOG__LEVEL", "trace"));
         }
-        let relay = Program::start("firstmile-relay", &folder.path().join("relay"), &settings)?;
+        settings.extend(more);
+        let mut relay = Program::start("firstmile-relay", &folder.path().join("relay"), &settings)?;
+        // A relay that is started again is where it was.
+        for (listener, setting) in [
+            ("rtmp", "FIRSTMILE_RELAY__RTMP__LISTEN"),
+            ("tunnel", "FIRSTMILE_RELAY__TUNNEL__LISTEN"),
+            ("http", "FIRSTMILE_RELAY__HTTP__LISTEN"),
+        ] {
+            let address = relay.address(listener)?.to_string();
+            relay.set(setting, &address);
+        }
         Ok(Self {
             relay,
             folder,

@@ -4,6 +4,8 @@
 pub mod bench;
 pub mod encoder;
 pub mod harness;
+pub mod hostile;
+pub mod kills;
 pub mod ndi;
 pub mod picture;
 pub mod source;

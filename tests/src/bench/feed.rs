@@ -63,7 +63,7 @@ impl Way {
 }
 
 /// Writes the moment into the payload, behind what codecs look at.
-fn stamp(unit: &mut AccessUnit) {
+pub fn stamp(unit: &mut AccessUnit) {
     let mut payload = BytesMut::from(&unit.payload[..]);
     if let Some(mut place) = payload.get_mut(STAMP_AT..STAMP_AT + STAMP_LEN) {
         place.put_slice(&MARK);

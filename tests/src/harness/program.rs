@@ -54,7 +54,13 @@ impl Program {
         Ok(program)
     }
 
-    /// Starts it again with the same state and settings, after [`Program::stop`].
+    /// From its next start on, this is in its environment.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Starts it again with the same state and settings, after [`Program::stop`] or [`Program::kill`].
     pub fn restart(&mut self) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let child = self
@@ -96,15 +102,21 @@ impl Program {
         })
     }
 
-    /// Runs one of its subcommands to the end, against the same state folder.
-    pub fn command(&self, arguments: &[&str], input: &str) -> anyhow::Result<Finished> {
-        let mut child = self
+    /// Starts one of its subcommands against the same state folder, with its three streams as pipes.
+    pub fn spawn(&self, arguments: &[&str]) -> anyhow::Result<Child> {
+        let child = self
             .command_line()?
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
+        Ok(child)
+    }
+
+    /// Runs one of its subcommands to the end, against the same state folder.
+    pub fn command(&self, arguments: &[&str], input: &str) -> anyhow::Result<Finished> {
+        let mut child = self.spawn(arguments)?;
         if let Some(mut stdin) = child.stdin.take() {
             match stdin.write_all(input.as_bytes()) {
                 Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
@@ -152,6 +164,16 @@ impl Program {
     /// Its process id while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// The most memory that it ever had resident, bytes (`VmHWM`).
+    pub fn peak_memory(&self) -> anyhow::Result<u64> {
+        let pid = self.pid().context("not running")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
+        let kib: u64 = kib.context("no VmHWM")?.trim().parse()?;
+        Ok(kib * 1024)
     }
 
     /// Everything it printed so far.
