@@ -25,7 +25,10 @@ pub enum HandshakeError {
         /// First byte sent.
         version: u8,
     },
-    /// Another protocol altogether: HTTP, TLS, noise.
+    /// `rtmps://`, on the port of `rtmp://`.
+    #[error("the encoder speaks TLS; this port takes rtmp://, not rtmps://")]
+    Tls,
+    /// Another protocol altogether: HTTP, noise.
     #[error("the first byte {byte:#04x} is not RTMP")]
     NotRtmp {
         /// First byte sent.
@@ -97,11 +100,15 @@ impl Handshake {
 
 fn check_version(byte: u8) -> Result<(), HandshakeError> {
     match byte {
+        TLS_HANDSHAKE => Err(HandshakeError::Tls),
         6 | 8 | 9 => Err(HandshakeError::Encrypted { version: byte }),
         0..0x20 => Ok(()),
         _ => Err(HandshakeError::NotRtmp { byte }),
     }
 }
+
+/// A record's type. As a version of RTMP it is reserved, and nobody uses it.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// S0, S1 and S2.
 fn answer(client: &[u8; BLOCK_LEN], seed: u64, output: &mut BytesMut) {
@@ -276,10 +283,9 @@ mod tests {
         for (first, error) in [
             (6, HandshakeError::Encrypted { version: 6 }),
             (b'G', HandshakeError::NotRtmp { byte: b'G' }),
-            (0x16, HandshakeError::NotRtmp { byte: 0x16 }),
+            (0x16, HandshakeError::Tls),
         ] {
-            let expected = if first == 0x16 { Ok(false) } else { Err(error) };
-            assert_eq!(shake(&[&[first]]).0, expected);
+            assert_eq!(shake(&[&[first]]).0, Err(error));
         }
     }
 
