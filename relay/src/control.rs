@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use firstmile_shared::{
+    date,
     exit::{ExitCode, Failure},
     secret::Secret,
     tls::Spki,
@@ -16,7 +17,6 @@ use crate::{
     address,
     auth::Directory,
     config::{Config, PublicAddress},
-    date,
     registry::Registry,
     store::StoreError,
 };

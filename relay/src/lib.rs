@@ -7,7 +7,6 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod control;
-pub mod date;
 pub mod http;
 pub mod ingest;
 pub mod metrics;

@@ -84,6 +84,8 @@ pub enum Refused {
     UnknownConnector,
     /// A join token that is not valid.
     Token,
+    /// An encoder that the studio's operator refused.
+    ByStudio,
 }
 
 impl Metrics {
@@ -288,6 +290,7 @@ impl Refused {
             Self::TooSlow => "too_slow",
             Self::UnknownConnector => "unknown_connector",
             Self::Token => "token",
+            Self::ByStudio => "by_studio",
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Everything here returns at once: no disk, no network, no lock held across an await. A feed goes to every
 //! connector of the studio that declared its key; the lines come from the [`Directory`]'s snapshot, and whoever
-//! connects is behind [`Subscriber`]. The pure parts are [`takeover`] (who keeps a line) and [`age`] (how old a unit
-//! is when it comes in).
+//! connects is behind [`Subscriber`]. The pure parts are [`firstmile_shared::takeover`] (who keeps a line) and [`age`]
+//! (how old a unit is when it comes in).
 //!
 //! Not here: sockets (see [`crate::ingest`] and [`crate::tunnel`]) and who may publish (see [`crate::auth`]).
 //!
@@ -13,10 +13,9 @@ pub mod age;
 mod feed;
 mod handle;
 mod status;
-pub mod takeover;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -25,17 +24,18 @@ use std::{
 
 use firstmile_shared::{
     clock, supervisor,
+    takeover::Why,
     tls::Spki,
-    tunnel::{control::FeedReport, unit::Unit},
+    tunnel::{
+        control::{Claim, FeedReport},
+        unit::Unit,
+    },
 };
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use self::{
-    feed::{Feed, Publisher, Target},
-    takeover::Decision,
-};
+use self::feed::{Decision, Feed, Publisher, Target};
 pub use self::{
     handle::{Publication, Subscription},
     status::{ConnectorStatus, DeliveredTo, PublisherState, PublisherStatus},
@@ -56,6 +56,8 @@ pub trait Subscriber: fmt::Debug + Send + Sync {
     fn deliver(&self, unit: Unit);
     /// No more units of this publisher; `reason` is one clause for the operator.
     fn feed_ended(&self, line: u32, publisher: u32, reason: &str);
+    /// Who else uses the line's key.
+    fn claims(&self, line: u32, claims: Claims);
     /// How the feeds are doing, once a second.
     fn report(&self, feeds: Vec<FeedReport>);
     /// The relay takes no new publishers.
@@ -73,10 +75,23 @@ pub struct FeedStart {
     pub delay_ms: u32,
     /// The encoder's own name, as it sent it.
     pub encoder: String,
+    /// What it called itself when it came.
+    pub agent: String,
     /// The encoder's address.
     pub peer: SocketAddr,
     /// "rtmp".
     pub protocol: &'static str,
+}
+
+/// Who else uses the key of a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// Those that are held, and of whom the operator is asked.
+    pub held: Vec<Claim>,
+    /// Those that the operator refused.
+    pub refused: Vec<Claim>,
+    /// They took the line from each other: only the operator changes it now.
+    pub frozen: bool,
 }
 
 /// What an encoder asks for.
@@ -114,13 +129,18 @@ pub enum Refusal {
     /// A limit is reached.
     #[error("this relay is full")]
     Full,
+    /// The studio's operator does not want this encoder.
+    #[error("the studio refused this encoder")]
+    ByStudio,
 }
 
 /// Why a publisher is told to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Another encoder took the line.
-    Replaced,
+    /// Another connection took the line.
+    Replaced(Why),
+    /// The operator does not want it.
+    Refused,
     /// The studio removed or disabled the line, or its connector or the studio was revoked.
     Withdrawn,
 }
@@ -129,7 +149,8 @@ impl Ending {
     /// One clause for the operator.
     pub const fn reason(self) -> &'static str {
         match self {
-            Self::Replaced => "another encoder took over the line",
+            Self::Replaced(why) => why.reason(),
+            Self::Refused => "the studio refused the encoder",
             Self::Withdrawn => "the line was taken away from the encoder",
         }
     }
@@ -188,6 +209,8 @@ struct Session {
     studio: String,
     connector: Spki,
     outbox: Arc<dyn Subscriber>,
+    /// Its lines on program.
+    program: BTreeSet<u32>,
     info: SessionInfo,
     since_unix: i64,
 }
@@ -240,6 +263,7 @@ impl Registry {
                 Refusal::UnknownKey => Refused::UnknownKey,
                 Refusal::Draining => Refused::Draining,
                 Refusal::Full => Refused::Full,
+                Refusal::ByStudio => Refused::ByStudio,
             });
         })
     }
@@ -275,6 +299,7 @@ impl Registry {
                 studio: studio.to_owned(),
                 connector,
                 outbox,
+                program: BTreeSet::new(),
                 info: SessionInfo::default(),
                 since_unix: clock::unix_now(),
             },
@@ -364,7 +389,12 @@ impl Registry {
         }
         let number = table.next_publisher;
         table.next_publisher = number.wrapping_add(1);
-        let feed = table.feeds.entry(grant.clone()).or_default().clone();
+        let feed = (table.feeds.entry(grant.clone()))
+            .or_insert_with(|| {
+                let metrics = self.shared.metrics.clone();
+                Arc::new(Mutex::new(Feed::new(&grant.studio, metrics)))
+            })
+            .clone();
         let now_us = clock::now_us();
         let peer = request.peer;
         let publisher = Publisher::new(number, request, clock::unix_now(), now_us);
@@ -386,13 +416,13 @@ impl Registry {
         let studio = grant.studio.clone();
         match decision {
             Decision::Live => info!(studio, line, %peer, "publisher live"),
-            Decision::Hold => {
+            Decision::Held => {
                 info!(studio, line, %peer, "publisher held: another one has the line");
             }
-            Decision::Replace => {
-                self.shared.metrics.takeover();
+            Decision::Replaces => {
                 info!(studio, line, %peer, "publisher live: it took the line over");
             }
+            Decision::Refused => return Err(Refusal::ByStudio),
         }
         self.shared.metrics.publishers(&studio, 1);
         Ok(Publication {
@@ -414,7 +444,7 @@ impl Registry {
         let is_unused = {
             let mut feed = lock(&feed);
             feed.end(number, reason, clock::now_us());
-            feed.publishers().is_empty()
+            feed.is_unused()
         };
         if is_unused {
             table.feeds.remove(grant);
@@ -443,18 +473,40 @@ impl Registry {
         let snapshot = self.shared.directory.snapshot();
         let lines = snapshot.lines(grant);
         let targets = table.targets(lines);
-        feed.update(lines.to_vec(), targets);
+        feed.update(lines.to_vec(), targets, clock::now_us());
+    }
+
+    /// Does something to the feed of a session's line; `None` when there is no such feed.
+    fn with_feed<T>(
+        &self,
+        subscription: u64,
+        line: u32,
+        action: impl FnOnce(&mut Feed) -> T,
+    ) -> Option<T> {
+        let table = self.table();
+        let studio = &table.subscriptions.get(&subscription)?.studio;
+        let of_line = |feed: &Feed| {
+            let mut targets = feed.targets().iter();
+            targets.any(|target| target.subscription == subscription && target.line == line)
+        };
+        (table.feeds.iter())
+            .filter(|(grant, _)| grant.studio == *studio)
+            .map(|(_, feed)| lock(feed))
+            .find(|feed| of_line(feed))
+            .map(|mut feed| action(&mut feed))
     }
 
     fn report(&self, elapsed_us: i64) {
         let mut reports: BTreeMap<u64, (Arc<dyn Subscriber>, Vec<FeedReport>)> = BTreeMap::new();
-        let table = self.table();
-        for feed in table.feeds.values() {
-            for (subscription, outbox, report) in lock(feed).tick(elapsed_us) {
+        let mut table = self.table();
+        table.feeds.retain(|_, feed| {
+            let mut feed = lock(feed);
+            for (subscription, outbox, report) in feed.tick(elapsed_us, clock::now_us()) {
                 let entry = reports.entry(subscription);
                 entry.or_insert_with(|| (outbox, Vec::new())).1.push(report);
             }
-        }
+            !feed.is_unused()
+        });
         drop(table);
         for (outbox, feeds) in reports.into_values() {
             outbox.report(feeds);
@@ -489,6 +541,7 @@ impl Table {
                         line: line.line,
                         line_name: line.name.clone(),
                         delay_ms: line.delay_ms,
+                        is_on_program: session.program.contains(&line.line),
                         outbox: session.outbox.clone(),
                     })
             })

@@ -17,7 +17,7 @@ use firstmile_relay::{
     config::LimitsConfig,
     ingest::{Desk, Ingest, RtmpIngest},
     metrics::Metrics,
-    registry::{FeedStart, Registry, Subscriber, Subscription},
+    registry::{Claims, FeedStart, Registry, Subscriber, Subscription},
     store::{StoreThread, sqlite::Sqlite},
 };
 use firstmile_shared::{
@@ -277,6 +277,7 @@ impl Subscriber for Studio {
         let text = format!("ends: {reason}");
         self.texts.lock().unwrap().push(text);
     }
+    fn claims(&self, _line: u32, _claims: Claims) {}
     fn report(&self, _feeds: Vec<FeedReport>) {}
     fn draining(&self) {}
 }

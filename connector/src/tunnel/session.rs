@@ -321,6 +321,7 @@ impl<'a> Session<'a> {
                 encoder,
                 peer,
                 protocol,
+                ..
             } => {
                 debug!(line, protocol, "feed");
                 // One for each line, and only lines that there are: a relay can name any number.
@@ -397,7 +398,7 @@ impl<'a> Session<'a> {
             }
             FromRelay::Refused { code, message } => return Some(Ended::refused(code, &message)),
             // Said once.
-            FromRelay::Welcome { .. } | FromRelay::Enrolled { .. } => {}
+            FromRelay::Claims { .. } | FromRelay::Welcome { .. } | FromRelay::Enrolled { .. } => {}
         }
         None
     }

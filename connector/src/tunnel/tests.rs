@@ -411,6 +411,7 @@ async fn lines_are_declared_and_their_feeds_arrive() {
             encoder: "Larix".into(),
             peer: "192.0.2.1:5000".into(),
             protocol: "rtmp".into(),
+            agent: String::new(),
         })
         .await;
     let handle = studio.lines.handle(studio.line).unwrap();
@@ -465,6 +466,7 @@ async fn a_hostile_relay_can_neither_name_lines_nor_move_the_operators_cursor() 
                 encoder: "Larix\u{1b}[2J".into(),
                 peer: "192.0.2.7:5\n".into(),
                 protocol: "rtmp".into(),
+                agent: String::new(),
             })
             .await;
         guest

@@ -103,6 +103,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 End::Left | End::Shutdown | End::Refused | End::Ordered(_) | End::Lost(_) => {}
             }
         }
+        if matches!(end, End::Ordered(Ending::Refused)) {
+            self.session.deny_publish();
+            // Lost is as good as said: the connection ends.
+            let _ = self.flush().await;
+        }
         let _ = time::timeout(LINGER, self.say_goodbye(&end)).await;
     }
 
@@ -110,7 +115,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     /// reset it.
     async fn say_goodbye(&mut self, end: &End) -> io::Result<()> {
         self.socket.shutdown().await?;
-        if matches!(end, End::Refused) {
+        if matches!(end, End::Refused | End::Ordered(Ending::Refused)) {
             let mut left = LINGER_LEN_MAX;
             while left > 0 {
                 self.input.clear();
@@ -186,8 +191,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 let answer = shutdown.run_until_cancelled(answer).await;
                 match answer.ok_or(End::Shutdown)? {
                     Ok(publication) => self.accept(publication),
-                    // They stop for good when they are told this, which is right for a wrong key only.
+                    // They stop for good when they are told this: right for a wrong key, and when a person said no.
                     Err(Refusal::UnknownKey) => self.session.refuse_publish(),
+                    Err(Refusal::ByStudio) => self.session.deny_publish(),
                     Err(Refusal::Draining | Refusal::Full) => self.session.close(),
                 }
             }

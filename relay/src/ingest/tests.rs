@@ -24,7 +24,7 @@ use crate::{
         tests::{directory, enrolled, line},
     },
     metrics::Metrics,
-    registry::{self, FeedStart, Registry, Subscriber, Subscription},
+    registry::{self, Claims, FeedStart, Registry, Subscriber, Subscription},
     rtmp::{
         amf0::Value,
         chunk::{self, Message, kind},
@@ -398,6 +398,7 @@ impl Subscriber for Studio {
     fn feed_ended(&self, _line: u32, _publisher: u32, reason: &str) {
         self.texts.lock().unwrap().push(format!("ends: {reason}"));
     }
+    fn claims(&self, _line: u32, _claims: Claims) {}
     fn report(&self, _feeds: Vec<FeedReport>) {}
     fn draining(&self) {}
 }

@@ -1,41 +1,57 @@
 //! One key of one studio: who publishes it, who waits, and which connectors get its units.
 //!
-//! No clock and no waiting: times are arguments, microseconds on the relay's clock. Connectors are behind
-//! [`Subscriber`], whose methods return at once.
+//! Who has the line is decided by [`firstmile_shared::takeover`]; here is what follows from it. No clock and no
+//! waiting: times are arguments, microseconds on the relay's clock. Connectors are behind [`Subscriber`], whose
+//! methods return at once.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-};
+mod publisher;
+
+use std::sync::Arc;
 
 use firstmile_shared::{
-    media::{AccessUnit, Codec, MediaKind},
+    media::{AccessUnit, MediaKind},
+    takeover::{self, Arbiter, Challenger, Look, Refusals, SILENT_US, Verdict, Why},
     tls::Spki,
     tunnel::{
-        control::{FeedReport, Takeover},
+        control::{Claim, FeedReport, Takeover},
         unit::Unit,
     },
 };
-use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
-use super::{
-    Ending, FeedStart, Subscriber,
-    age::Age,
-    takeover::{self, Claimant, Decision},
-};
+pub(super) use self::publisher::{Closing, Publisher};
+use self::publisher::{Timed, is_keyframe};
+use super::{Claims, Ending, FeedStart, Subscriber};
 use crate::{
     auth::LineRecord,
     metrics::{Direction, Dropped, Hop, Metrics},
 };
 
 /// The feed of one key.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Feed {
+    /// For the log.
+    studio: String,
+    metrics: Arc<Metrics>,
     lines: Vec<LineRecord>,
     targets: Vec<Target>,
     /// In the order in which they came.
     publishers: Vec<Publisher>,
     live: Option<u32>,
+    /// The operator's choice, which gets the line with its next keyframe.
+    taken: Option<u32>,
+    /// Who had the line and left it on program: the others wait as if it were silent.
+    vacancy: Option<Vacancy>,
+    arbiter: Arbiter,
+    refused: Refusals<Claim>,
+    /// What the connectors know.
+    told: Claims,
+}
+
+#[derive(Debug)]
+struct Vacancy {
+    look: Look,
+    last_media_us: i64,
 }
 
 /// A connected session that declared the key.
@@ -46,143 +62,75 @@ pub(super) struct Target {
     pub(super) line: u32,
     pub(super) line_name: String,
     pub(super) delay_ms: u32,
+    pub(super) is_on_program: bool,
     pub(super) outbox: Arc<dyn Subscriber>,
 }
 
-/// An encoder's connection.
-#[derive(Debug)]
-pub(super) struct Publisher {
-    pub(super) number: u32,
-    pub(super) peer: SocketAddr,
-    /// What it called itself when it came: part of who it is.
-    encoder: String,
-    /// What its metadata called it later: for people.
-    description: Option<String>,
-    pub(super) protocol: &'static str,
-    pub(super) since_unix: i64,
-    pub(super) video: Option<Codec>,
-    pub(super) audio: Option<Codec>,
-    /// Age at ingest of the newest unit.
-    pub(super) lag_us: Option<i64>,
-    pub(super) bitrate_bps: Option<u64>,
-    age: Age,
-    /// Counts the units that were for connectors.
-    seq: u64,
-    last_media_us: i64,
-    bytes_since_tick: u64,
-    closing: Closing,
-}
-
-/// How a publisher's socket hears that it must go.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Closing {
-    token: CancellationToken,
-    ending: Arc<OnceLock<Ending>>,
-}
-
-impl Closing {
-    fn order(&self, ending: Ending) {
-        let _ = self.ending.set(ending);
-        self.token.cancel();
-    }
-
-    pub(super) async fn ordered(&self) -> Ending {
-        self.token.cancelled().await;
-        self.ending.get().copied().unwrap_or(Ending::Replaced)
-    }
-}
-
-impl Publisher {
-    pub(super) fn new(
-        number: u32,
-        request: super::PublishRequest,
-        since_unix: i64,
-        now_us: i64,
-    ) -> Self {
-        Self {
-            number,
-            peer: request.peer,
-            encoder: request.encoder,
-            description: None,
-            protocol: request.protocol,
-            since_unix,
-            video: None,
-            audio: None,
-            lag_us: None,
-            bitrate_bps: None,
-            age: Age::default(),
-            seq: 0,
-            last_media_us: now_us,
-            bytes_since_tick: 0,
-            closing: Closing::default(),
-        }
-    }
-
-    pub(super) fn closing(&self) -> Closing {
-        self.closing.clone()
-    }
-
-    /// The name to show: "obs-output module (libobs 29.0.2)" tells more than the "FMSc/1.0" that OBS comes with.
-    pub(super) fn shown_encoder(&self) -> &str {
-        self.description.as_deref().unwrap_or(&self.encoder)
-    }
-
-    /// Measures a unit; the answer is the baseline.
-    fn observe(&mut self, unit: &AccessUnit, now_us: i64) -> i64 {
-        let baseline_us = self.age.observe(now_us, unit.dts_us, unit.discontinuity);
-        let lag_us = now_us
-            .saturating_sub(unit.pts_us())
-            .saturating_sub(baseline_us);
-        self.lag_us = Some(lag_us.max(0));
-        self.last_media_us = now_us;
-        self.bytes_since_tick += unit.payload.len() as u64;
-        match unit.kind() {
-            MediaKind::Video => self.video = Some(unit.codec),
-            MediaKind::Audio => self.audio = Some(unit.codec),
-            MediaKind::Data => {}
-        }
-        baseline_us
-    }
-
-    fn silent_us(&self, now_us: i64) -> i64 {
-        now_us.saturating_sub(self.last_media_us)
-    }
-
-    fn claimant(&self) -> Claimant<'_> {
-        Claimant {
-            ip: self.peer.ip(),
-            encoder: &self.encoder,
-        }
-    }
+/// What became of a publisher that asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// It has the line.
+    Live,
+    /// It has the line, and another one lost it.
+    Replaces,
+    /// It waits.
+    Held,
+    /// The operator does not want it.
+    Refused,
 }
 
 impl Feed {
+    pub(super) fn new(studio: &str, metrics: Arc<Metrics>) -> Self {
+        Self {
+            studio: studio.to_owned(),
+            metrics,
+            lines: Vec::new(),
+            targets: Vec::new(),
+            publishers: Vec::new(),
+            live: None,
+            taken: None,
+            vacancy: None,
+            arbiter: Arbiter::default(),
+            refused: Refusals::default(),
+            told: Claims::default(),
+        }
+    }
+
     /// Notes what a publisher's metadata calls it.
     pub(super) fn describe(&mut self, number: u32, encoder: String) {
         if let Some(publisher) = self.publishers.iter_mut().find(|p| p.number == number) {
-            publisher.description = Some(encoder);
+            publisher.describe(encoder);
+            self.tell();
         }
     }
 
     /// Brings the lines and the connected sessions up to date. Connectors that are new to a live feed hear of it;
     /// without an enabled line, every publisher is told to go: the studio took the key away.
-    pub(super) fn update(&mut self, lines: Vec<LineRecord>, targets: Vec<Target>) {
+    pub(super) fn update(&mut self, lines: Vec<LineRecord>, targets: Vec<Target>, now_us: i64) {
         self.lines = lines;
+        let is_on_program = targets.iter().any(|target| target.is_on_program);
+        self.arbiter.set_program(is_on_program, now_us);
         let old = std::mem::replace(&mut self.targets, targets);
-        let Some(live) = self.live.and_then(|number| self.publisher(number)) else {
-            return;
-        };
-        for gone in old.iter().filter(|old| !contains(&self.targets, old)) {
-            gone.outbox
-                .feed_ended(gone.line, live.number, "the studio took the line away");
-        }
-        for target in &self.targets {
-            match old.iter().find(|old| old.is_same_line(target)) {
-                None => target.outbox.feed_started(start(target, live)),
-                Some(old) if old.delay_ms != target.delay_ms => {
-                    target.outbox.set_delay(target.line, target.delay_ms);
+        if self.told != Claims::default() {
+            for target in &self.targets {
+                if !contains(&old, target) {
+                    target.outbox.claims(target.line, self.told.clone());
                 }
-                Some(_) => {}
+            }
+        }
+        if let Some(live) = self.live.and_then(|number| self.publisher(number)) {
+            for gone in old.iter().filter(|old| !contains(&self.targets, old)) {
+                gone.outbox
+                    .feed_ended(gone.line, live.number, "the studio took the line away");
+            }
+            for target in &self.targets {
+                match old.iter().find(|old| old.is_same_line(target)) {
+                    None => target.outbox.feed_started(start(target, live)),
+                    Some(old) if old.delay_ms != target.delay_ms => {
+                        target.outbox.set_delay(target.line, target.delay_ms);
+                    }
+                    Some(_) => {}
+                }
             }
         }
         if self.lines.is_empty() {
@@ -190,60 +138,101 @@ impl Feed {
         }
     }
 
-    /// Takes a publisher in, live or held.
+    /// Takes a publisher in, live or held, unless the operator refused it before.
     pub(super) fn publish(&mut self, newcomer: Publisher, now_us: i64) -> Decision {
-        let incumbent = self
-            .live
-            .and_then(|number| self.publisher(number))
-            .map(|live| (live.claimant(), live.silent_us(now_us)));
-        let decision = takeover::decide(self.policy(), incumbent, newcomer.claimant());
-        let number = newcomer.number;
-        self.publishers.push(newcomer);
-        if decision != Decision::Hold {
-            self.switch_to(number);
+        if self.refused.knows(&newcomer.look, now_us) {
+            return Decision::Refused;
         }
+        let number = newcomer.number;
+        let right = self.right_of(&newcomer, now_us);
+        self.publishers.push(newcomer);
+        let decision = match right {
+            Some(why) => {
+                let replaces = self.live.is_some();
+                self.switch_to(number, why, now_us);
+                if replaces {
+                    Decision::Replaces
+                } else {
+                    Decision::Live
+                }
+            }
+            None => Decision::Held,
+        };
+        self.tell();
         decision
     }
 
-    /// Hands a unit to every connected connector, or throws it away if its publisher is held.
-    pub(super) fn deliver(
-        &mut self,
-        number: u32,
-        unit: AccessUnit,
-        now_us: i64,
-        metrics: &Metrics,
-    ) {
-        let Some(publisher) = self.publishers.iter_mut().find(|p| p.number == number) else {
-            // It was replaced and its socket has not heard of it yet.
-            return metrics.dropped(Dropped::Held, 1);
+    /// By which right a newcomer gets the line at once.
+    fn right_of(&mut self, newcomer: &Publisher, now_us: i64) -> Option<Why> {
+        let Some(incumbent) = self.live.and_then(|live| self.index(live)) else {
+            let is_free =
+                (self.vacancy.as_ref()).is_none_or(|vacancy| vacancy.look.is_like(&newcomer.look));
+            return is_free.then_some(Why::Left);
         };
+        let challenger = Challenger {
+            waited_us: None,
+            ..newcomer.challenger(now_us)
+        };
+        let policy = self.policy();
+        let incumbent = self.publishers[incumbent].incumbent(now_us);
+        let verdict = self.arbiter.judge(policy, incumbent, challenger, now_us);
+        match verdict {
+            Verdict::Take(why) => Some(why),
+            Verdict::Wait | Verdict::Hold => None,
+        }
+    }
+
+    /// Hands a unit to every connected connector, or throws it away if its publisher is held.
+    pub(super) fn deliver(&mut self, number: u32, unit: AccessUnit, now_us: i64) {
+        let Some(index) = self.index(number) else {
+            // It was replaced and its socket has not heard of it yet.
+            return self.metrics.dropped(Dropped::Held, 1);
+        };
+        let publisher = &mut self.publishers[index];
         let baseline_us = publisher.observe(&unit, now_us);
         let lag_us = publisher.lag_us.unwrap_or(0);
-        metrics.unit(Direction::In, unit.payload.len());
-        metrics.observe_hop(Hop::Ingest, lag_us);
-        if self.live != Some(number) && !self.takes_over(number, now_us, metrics) {
-            return metrics.dropped(Dropped::Held, 1);
+        self.metrics.unit(Direction::In, unit.payload.len());
+        self.metrics.observe_hop(Hop::Ingest, lag_us);
+        let timed = Timed {
+            unit,
+            ingest_us: now_us,
+            baseline_us,
+        };
+        if self.live == Some(number) {
+            self.send(index, timed, lag_us);
+        } else {
+            self.hold(index, timed, now_us);
+        }
+    }
+
+    fn send(&mut self, index: usize, timed: Timed, lag_us: i64) {
+        let Timed {
+            unit,
+            ingest_us,
+            baseline_us,
+        } = timed;
+        let publisher = &mut self.publishers[index];
+        if publisher.waits_for_keyframe && unit.kind() == MediaKind::Video {
+            if !unit.keyframe {
+                return self.metrics.dropped(Dropped::Held, 1);
+            }
+            publisher.waits_for_keyframe = false;
         }
         if self.targets.is_empty() {
-            return metrics.dropped(Dropped::NoConnector, 1);
+            return self.metrics.dropped(Dropped::NoConnector, 1);
         }
         if self
             .targets
             .iter()
             .all(|target| lag_us > i64::from(target.delay_ms) * 1000)
         {
-            metrics.late();
+            self.metrics.late();
         }
-        let Some(publisher) = self.publishers.iter_mut().find(|p| p.number == number) else {
-            return;
-        };
-        let seq = publisher.seq;
-        publisher.seq += 1;
         let unit = Unit {
             line: 0,
-            publisher: number,
-            seq,
-            ingest_us: now_us,
+            publisher: publisher.number,
+            seq: publisher.next_seq(),
+            ingest_us,
             baseline_us,
             queued_us: 0,
             access_unit: unit,
@@ -263,21 +252,153 @@ impl Feed {
         });
     }
 
+    /// A unit of one that is held: its turn may have come with it.
+    fn hold(&mut self, index: usize, timed: Timed, now_us: i64) {
+        let incumbent = self.live.and_then(|live| self.index(live));
+        let policy = self.policy();
+        let is_start = is_keyframe(&timed.unit);
+        let incumbent_us = incumbent.map_or(i64::MIN, |index| self.publishers[index].last_media_us);
+        let publisher = &mut self.publishers[index];
+        publisher.keep(timed);
+        publisher.note_alone(incumbent_us, now_us);
+        let publisher = &self.publishers[index];
+        let number = publisher.number;
+        let right = if self.taken == Some(number) {
+            (is_start || publisher.video.is_none()).then_some(Why::Operator)
+        } else if let Some(incumbent) = incumbent {
+            let incumbent = self.publishers[incumbent].incumbent(now_us);
+            let challenger = publisher.challenger(now_us);
+            match self.arbiter.judge(policy, incumbent, challenger, now_us) {
+                Verdict::Take(why) => Some(why),
+                Verdict::Wait | Verdict::Hold => None,
+            }
+        } else {
+            None
+        };
+        if let Some(why) = right {
+            self.switch_to(number, why, now_us);
+            self.tell();
+            return;
+        }
+        self.metrics.dropped(Dropped::Held, 1);
+        if incumbent.is_none() {
+            self.fill_vacancy(now_us);
+        } else if publisher_asks(&self.publishers[index], now_us) || self.froze_now() {
+            self.tell_at(now_us);
+        }
+    }
+
+    fn froze_now(&self) -> bool {
+        self.arbiter.is_frozen() && !self.told.frozen
+    }
+
+    /// The line was left on program: the one that waits gets it when a second without a picture has passed.
+    fn fill_vacancy(&mut self, now_us: i64) {
+        let is_over = (self.vacancy.as_ref())
+            .is_none_or(|vacancy| now_us.saturating_sub(vacancy.last_media_us) >= SILENT_US);
+        if self.live.is_none()
+            && is_over
+            && let Some(next) = self.next_held(now_us)
+        {
+            self.switch_to(next, Why::Left, now_us);
+            self.tell();
+        }
+    }
+
     /// A publisher left; the next one that is held moves up. `true` when it was still there.
     pub(super) fn end(&mut self, number: u32, reason: &str, now_us: i64) -> bool {
-        let Some(index) = self.publishers.iter().position(|p| p.number == number) else {
+        let Some(index) = self.index(number) else {
             return false;
         };
-        self.publishers.remove(index);
+        let gone = self.publishers.remove(index);
+        self.left(&gone, reason, now_us);
+        self.tell();
+        true
+    }
+
+    /// What follows when a publisher is not here any more.
+    fn left(&mut self, gone: &Publisher, reason: &str, now_us: i64) {
+        if self.taken == Some(gone.number) {
+            self.taken = None;
+        }
+        if self.live != Some(gone.number) {
+            return;
+        }
+        self.live = None;
+        self.arbiter.left();
+        for target in &self.targets {
+            target.outbox.feed_ended(target.line, gone.number, reason);
+        }
+        if let Some(taken) = self.taken {
+            return self.switch_to(taken, Why::Operator, now_us);
+        }
+        if self.publishers.is_empty() {
+            return;
+        }
+        // It may be back before anybody misses it; who else has the key is not for the audience.
+        if self.arbiter.is_on_program(now_us) {
+            self.vacancy = Some(Vacancy {
+                look: gone.look.clone(),
+                last_media_us: gone.last_media_us,
+            });
+        }
+        self.fill_vacancy(now_us);
+    }
+
+    /// The operator gives the line to a publisher, or lets one that was refused try again. `false`: there is none
+    /// of this number.
+    pub(super) fn take(&mut self, number: u32, now_us: i64) -> bool {
+        if self.refused.lift(|claim| claim.publisher == number) {
+            info!(
+                studio = self.studio,
+                line = self.line_names(),
+                "the operator lifted a refusal"
+            );
+            self.tell();
+            return true;
+        }
+        let Some(index) = self.index(number) else {
+            return false;
+        };
         if self.live == Some(number) {
-            self.live = None;
-            for target in &self.targets {
-                target.outbox.feed_ended(target.line, number, reason);
-            }
-            if let Some(next) = self.next_held(now_us) {
-                self.switch_to(next);
+            self.arbiter.decided();
+            self.taken = None;
+        } else {
+            let is_fresh = (self.publishers[index].kept_for_us(now_us))
+                .is_some_and(|age_us| age_us <= self.delay_us());
+            if is_fresh || self.live.is_none() {
+                self.switch_to(number, Why::Operator, now_us);
+            } else {
+                // The one that is shown stays until there is a picture of the other.
+                self.taken = Some(number);
             }
         }
+        self.tell();
+        true
+    }
+
+    /// The operator does not want a publisher: it is told, and not let in again for a while. `false`: there is none
+    /// of this number.
+    pub(super) fn refuse(&mut self, number: u32, now_us: i64, now_unix: i64) -> bool {
+        let Some(index) = self.index(number) else {
+            return false;
+        };
+        let gone = self.publishers.remove(index);
+        let claim = Claim {
+            since_unix: now_unix,
+            ..gone.claim()
+        };
+        info!(
+            studio = self.studio,
+            line = self.line_names(),
+            peer = %gone.peer,
+            "the operator refused an encoder"
+        );
+        self.refused.add(gone.look.clone(), claim, now_us);
+        self.arbiter.decided();
+        gone.order(Ending::Refused);
+        self.left(&gone, Ending::Refused.reason(), now_us);
+        self.tell();
         true
     }
 
@@ -289,17 +410,30 @@ impl Feed {
             }
         }
         for publisher in self.publishers.drain(..) {
-            publisher.closing.order(ending);
+            publisher.order(ending);
         }
+        self.taken = None;
+        self.vacancy = None;
+        self.refused = Refusals::default();
+        self.tell();
     }
 
     /// Closes the books of the last `elapsed_us`; answers what each session is told.
-    pub(super) fn tick(&mut self, elapsed_us: i64) -> Vec<(u64, Arc<dyn Subscriber>, FeedReport)> {
+    pub(super) fn tick(
+        &mut self,
+        elapsed_us: i64,
+        now_us: i64,
+    ) -> Vec<(u64, Arc<dyn Subscriber>, FeedReport)> {
+        let elapsed_us = u64::try_from(elapsed_us).unwrap_or(0);
         for publisher in &mut self.publishers {
-            let bits = std::mem::take(&mut publisher.bytes_since_tick).saturating_mul(8);
-            let elapsed_us = u64::try_from(elapsed_us).unwrap_or(0).max(1);
-            publisher.bitrate_bps = Some(bits.saturating_mul(1_000_000) / elapsed_us);
+            publisher.tick(elapsed_us);
         }
+        self.refused.forget(now_us);
+        if self.publishers.len() < 2 {
+            self.arbiter.calm(now_us);
+        }
+        self.fill_vacancy(now_us);
+        self.tell_at(now_us);
         let held = u32::try_from(self.publishers.len().saturating_sub(1)).unwrap_or(u32::MAX);
         let Some(live) = self.live.and_then(|number| self.publisher(number)) else {
             return Vec::new();
@@ -321,6 +455,11 @@ impl Feed {
 
     pub(super) fn publishers(&self) -> &[Publisher] {
         &self.publishers
+    }
+
+    /// Whether there is nothing in it to remember.
+    pub(super) fn is_unused(&self) -> bool {
+        self.publishers.is_empty() && self.refused.is_empty()
     }
 
     pub(super) fn is_live(&self, number: u32) -> bool {
@@ -347,62 +486,118 @@ impl Feed {
         self.publishers.iter().find(|p| p.number == number)
     }
 
+    fn index(&self, number: u32) -> Option<usize> {
+        self.publishers.iter().position(|p| p.number == number)
+    }
+
     fn policy(&self) -> Takeover {
         takeover::strictest(self.lines.iter().map(|line| line.takeover))
     }
 
-    /// One that is held sends media: whether the incumbent has been silent for so long that it moves up.
-    fn takes_over(&mut self, number: u32, now_us: i64, metrics: &Metrics) -> bool {
-        let silent_us = self
-            .live
-            .and_then(|live| self.publisher(live))
-            .map_or(i64::MAX, |live| live.silent_us(now_us));
-        let is_promoted = takeover::may_promote(self.policy(), silent_us);
-        if is_promoted {
-            metrics.takeover();
-            self.switch_to(number);
-        }
-        is_promoted
+    /// The longest of the connectors' delays: what is younger can still be shown in time.
+    fn delay_us(&self) -> i64 {
+        let delays = self.targets.iter().map(|target| target.delay_ms);
+        i64::from(delays.max().unwrap_or(0)) * 1000
     }
 
     /// The one that waited longest, of those that send media if there are any.
     fn next_held(&self, now_us: i64) -> Option<u32> {
         self.publishers
             .iter()
-            .find(|held| held.silent_us(now_us) < takeover::SILENT_US)
+            .find(|held| held.silent_us(now_us) < SILENT_US)
             .or(self.publishers.first())
             .map(|held| held.number)
     }
 
-    /// Makes a publisher the live one; the one before is told to go.
-    fn switch_to(&mut self, number: u32) {
+    /// Makes a publisher the live one. The one before is told to go, or held if that was the operator's wish.
+    fn switch_to(&mut self, number: u32, why: Why, now_us: i64) {
         if let Some(old) = self.live.take() {
             for target in &self.targets {
-                target
-                    .outbox
-                    .feed_ended(target.line, old, Ending::Replaced.reason());
+                target.outbox.feed_ended(target.line, old, why.reason());
             }
-            if let Some(index) = self.publishers.iter().position(|p| p.number == old) {
-                self.publishers
-                    .remove(index)
-                    .closing
-                    .order(Ending::Replaced);
-            }
+            self.metrics.takeover();
+            self.depose(old, why, now_us);
         }
         self.live = Some(number);
-        if let Some(live) = self.publisher(number) {
-            for target in &self.targets {
-                target.outbox.feed_started(start(target, live));
+        self.taken = None;
+        self.vacancy = None;
+        let delay_us = self.delay_us();
+        let Some(index) = self.index(number) else {
+            return;
+        };
+        let live = &mut self.publishers[index];
+        let is_fresh = (live.kept_for_us(now_us)).is_some_and(|age_us| age_us <= delay_us);
+        let kept = live.take_kept();
+        live.waits_for_keyframe = live.video.is_some() && !is_fresh;
+        let live = &self.publishers[index];
+        for target in &self.targets {
+            target.outbox.feed_started(start(target, live));
+        }
+        if is_fresh {
+            for timed in kept {
+                self.send(index, timed, 0);
             }
         }
+    }
+
+    /// Takes the line from a publisher.
+    fn depose(&mut self, number: u32, why: Why, now_us: i64) {
+        let Some(index) = self.index(number) else {
+            return;
+        };
+        let loser = &mut self.publishers[index];
+        info!(
+            studio = self.studio,
+            peer = %loser.peer,
+            why = why.reason(),
+            "a publisher lost its line"
+        );
+        self.arbiter.changed(loser.look.clone(), why, now_us);
+        if why == Why::Operator {
+            loser.is_held_again(now_us);
+        } else {
+            self.publishers.remove(index).order(Ending::Replaced(why));
+        }
+    }
+
+    /// Tells the connectors who else uses the key, when it is news.
+    fn tell(&mut self) {
+        let claims = Claims {
+            held: (self.publishers.iter())
+                .filter(|held| held.is_asked && self.live != Some(held.number))
+                .map(Publisher::claim)
+                .collect(),
+            refused: self.refused.iter().cloned().collect(),
+            frozen: self.arbiter.is_frozen(),
+        };
+        if claims == self.told {
+            return;
+        }
+        if claims.frozen && !self.told.frozen {
+            warn!(
+                studio = self.studio,
+                line = self.line_names(),
+                "encoders take the line from each other: the choice is frozen"
+            );
+        }
+        for target in &self.targets {
+            target.outbox.claims(target.line, claims.clone());
+        }
+        self.told = claims;
+    }
+
+    /// Likewise, with those who have waited for long enough by now.
+    fn tell_at(&mut self, now_us: i64) {
+        let live = self.live;
+        for held in &mut self.publishers {
+            held.is_asked |= live != Some(held.number) && held.is_question(now_us);
+        }
+        self.tell();
     }
 }
 
-impl Publisher {
-    pub(super) fn lag_ms(&self) -> Option<u32> {
-        self.lag_us
-            .map(|us| u32::try_from(us / 1000).unwrap_or(u32::MAX))
-    }
+fn publisher_asks(held: &Publisher, now_us: i64) -> bool {
+    !held.is_asked && held.is_question(now_us)
 }
 
 impl Target {
@@ -421,6 +616,7 @@ fn start(target: &Target, live: &Publisher) -> FeedStart {
         publisher: live.number,
         delay_ms: target.delay_ms,
         encoder: live.shown_encoder().to_owned(),
+        agent: live.look.agent.clone(),
         peer: live.peer,
         protocol: live.protocol,
     }

@@ -1,11 +1,12 @@
 //! What the registry hands out: the right to deliver, and a place among the listeners. Dropping one gives it back.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
-use firstmile_shared::media::AccessUnit;
+use firstmile_shared::{clock, media::AccessUnit};
 use tracing::info;
 
 use super::{
@@ -31,8 +32,7 @@ impl Publication {
     /// Numbers and dates a unit and hands it to every connected connector; never waits. While the publisher is held
     /// the unit is thrown away.
     pub fn deliver(&mut self, unit: AccessUnit, now_us: i64) {
-        let metrics = &self.registry.shared.metrics;
-        lock(&self.feed).deliver(self.number, unit, now_us, metrics);
+        lock(&self.feed).deliver(self.number, unit, now_us);
     }
 
     /// Notes the name that the encoder's metadata gives it, for the lists. A takeover still goes by the name that it
@@ -95,6 +95,31 @@ impl Subscription {
             session.info.rtt_ms = Some(rtt_ms);
             session.info.peer = Some(peer);
         }
+    }
+}
+
+impl Subscription {
+    /// Which of the session's lines a receiver has on program, all others being off.
+    pub fn tally(&self, program: BTreeSet<u32>) {
+        let mut table = self.registry.table();
+        if let Some(session) = table.subscriptions.get_mut(&self.id)
+            && session.program != program
+        {
+            session.program = program;
+            self.registry.refresh(&table, &self.studio);
+        }
+    }
+
+    /// The operator gives a line to a publisher, or lets one that was refused try again. `false`: there is none.
+    pub fn take(&self, line: u32, publisher: u32) -> bool {
+        let take = |feed: &mut Feed| feed.take(publisher, clock::now_us());
+        self.registry.with_feed(self.id, line, take) == Some(true)
+    }
+
+    /// The operator does not want a publisher. `false`: there is none.
+    pub fn refuse(&self, line: u32, publisher: u32) -> bool {
+        let refuse = |feed: &mut Feed| feed.refuse(publisher, clock::now_us(), clock::unix_now());
+        self.registry.with_feed(self.id, line, refuse) == Some(true)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The registry's state as data: what `publishers --json` and `connectors --json` say (stable fields).
 
+use firstmile_shared::date;
 use serde::{Deserialize, Serialize};
 
 use super::{Session, Table, feed::Publisher, lock};
-use crate::{auth::Snapshot, date};
+use crate::auth::Snapshot;
 
 /// One encoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

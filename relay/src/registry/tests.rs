@@ -52,6 +52,17 @@ impl Subscriber for Notebook {
     fn feed_ended(&self, line: u32, _publisher: u32, reason: &str) {
         self.write(format!("line {line} ends: {reason}"));
     }
+    fn claims(&self, line: u32, claims: Claims) {
+        let name = |claim: &Claim| claim.encoder.clone();
+        let held: Vec<_> = claims.held.iter().map(name).collect();
+        let refused: Vec<_> = claims.refused.iter().map(name).collect();
+        let frozen = if claims.frozen { ", frozen" } else { "" };
+        self.write(format!(
+            "line {line} held [{}], refused [{}]{frozen}",
+            held.join(", "),
+            refused.join(", ")
+        ));
+    }
     fn report(&self, feeds: Vec<FeedReport>) {
         for feed in feeds {
             self.write(format!(
@@ -203,7 +214,9 @@ async fn a_second_encoder_waits_and_moves_up() {
             "line 1 ends: the encoder left",
             "line 1 starts: phone 8 from 203.0.113.8:50000, 600 ms",
             "line 1 unit 0",
-        ]
+            "line 1 unit 1",
+        ],
+        "with the picture that it had",
     );
 }
 
@@ -217,16 +230,17 @@ async fn a_phone_that_changed_networks_does_not_wait_for_its_ghost() {
     let mut returned = stage.publish("truck1", 8).unwrap();
     notebook.read();
 
-    returned.deliver(unit(0), now_us + 900_000);
+    returned.deliver(unit(0), now_us + 50_000);
+    returned.deliver(unit(40_000), now_us + 900_000);
     assert!(!has_to_go(&ghost), "it may be a hiccup");
-    returned.deliver(unit(40_000), now_us + 1_000_000);
+    returned.deliver(unit(80_000), now_us + 1_000_000);
     assert!(has_to_go(&ghost));
     ghost.deliver(unit(40_000), now_us + 1_100_000);
     drop(ghost);
     assert_eq!(
         notebook.read(),
         [
-            "line 1 ends: another encoder took over the line",
+            "line 1 ends: another encoder took over the line: nothing had come from this one for 1 s",
             "line 1 starts: phone 8 from 203.0.113.8:50000, 600 ms",
             "line 1 unit 0",
         ]
@@ -237,10 +251,212 @@ async fn a_phone_that_changed_networks_does_not_wait_for_its_ghost() {
 #[tokio::test]
 async fn an_encoder_that_reconnects_replaces_its_own_older_connection() {
     let stage = Stage::new().await;
-    let first = stage.publish("truck1", 7).unwrap();
+    let mut first = stage.publish("truck1", 7).unwrap();
+    first.deliver(unit(0), clock::now_us() - 300_000);
     let _second = stage.publish("truck1", 7).unwrap();
     assert!(has_to_go(&first));
-    assert_eq!(first.replaced().await, Ending::Replaced);
+    assert_eq!(first.replaced().await, Ending::Replaced(Why::Returned));
+}
+
+/// A production switcher of the studio shows it: only silence counts now, whichever connector says so.
+#[tokio::test]
+async fn on_program_the_same_encoder_has_to_be_silent_to_be_replaced() {
+    let stage = Stage::new().await;
+    let (session, notebook) = stage.connect("truck1", stage.truck1);
+    let mut first = stage.publish("truck1", 7).unwrap();
+    session.tally([1].into());
+    first.deliver(unit(0), clock::now_us() - 300_000);
+    let mut second = stage.publish("truck1", 7).unwrap();
+    assert!(!has_to_go(&first));
+    let now_us = clock::now_us();
+    second.deliver(unit(0), now_us);
+    second.deliver(unit(40_000), now_us + 650_000);
+    assert!(!has_to_go(&first));
+    notebook.read();
+    second.deliver(unit(80_000), now_us + 950_000);
+    assert_eq!(first.replaced().await, Ending::Replaced(Why::Silent));
+    assert_eq!(notebook.read().len(), 3);
+}
+
+/// The crew changes a battery; the second camera's encoder, which has the same key by mistake, is not for the audience.
+#[tokio::test]
+async fn on_program_nobody_moves_up_before_a_second_has_passed() {
+    let stage = Stage::new().await;
+    let (session, notebook) = stage.connect("truck1", stage.truck1);
+    session.tally([1].into());
+    let mut first = stage.publish("truck1", 7).unwrap();
+    let mut second = stage.publish("truck1", 8).unwrap();
+    let now_us = clock::now_us();
+    first.deliver(unit(0), now_us);
+    drop(first);
+    notebook.read();
+    second.deliver(unit(0), now_us + 500_000);
+    assert_eq!(notebook.read(), [""; 0]);
+
+    let mut returned = stage.publish("truck1", 7).unwrap();
+    returned.deliver(unit(0), now_us + 900_000);
+    assert_eq!(
+        notebook.read()[1..],
+        ["line 1 unit 0"],
+        "it is back in time"
+    );
+    drop(returned);
+    notebook.read();
+    second.deliver(unit(40_000), now_us + 1_950_000);
+    assert_eq!(
+        notebook.read()[0],
+        "line 1 starts: phone 8 from 203.0.113.8:50000, 600 ms"
+    );
+}
+
+#[tokio::test]
+async fn the_operator_takes_at_the_next_keyframe_and_the_other_is_held() {
+    let stage = Stage::new().await;
+    let (session, notebook) = stage.connect("truck1", stage.truck1);
+    let mut first = stage.publish("truck1", 7).unwrap();
+    let mut second = stage.publish("truck1", 8).unwrap();
+    let number = second.number;
+    let now_us = clock::now_us();
+    let between = |dts_us| AccessUnit {
+        keyframe: false,
+        config: None,
+        ..unit(dts_us)
+    };
+    // Its GOP is older than the delay: there is nothing to show of it until the next.
+    second.deliver(unit(0), now_us - 700_000);
+    first.deliver(unit(0), now_us);
+    notebook.read();
+    assert!(!session.take(1, number.wrapping_add(9)) && !session.take(2, number));
+    assert!(session.take(1, number));
+    second.deliver(between(40_000), now_us + 10_000);
+    first.deliver(between(40_000), now_us + 20_000);
+    assert_eq!(
+        notebook.read(),
+        ["line 1 unit 1"],
+        "the first stays so long"
+    );
+    second.deliver(unit(80_000), now_us + 50_000);
+    second.deliver(between(120_000), now_us + 90_000);
+    first.deliver(between(80_000), now_us + 90_000);
+    assert_eq!(
+        notebook.read(),
+        [
+            "line 1 ends: the operator chose another encoder",
+            "line 1 starts: phone 8 from 203.0.113.8:50000, 600 ms",
+            "line 1 unit 0",
+            "line 1 held [phone 7], refused []",
+            "line 1 unit 1",
+        ]
+    );
+    assert!(!has_to_go(&first));
+
+    // And back: its newest GOP is young enough to be shown in time, so it is at once.
+    first.deliver(unit(120_000), now_us + 100_000);
+    first.deliver(between(160_000), now_us + 140_000);
+    assert!(session.take(1, first.number));
+    assert_eq!(
+        notebook.read(),
+        [
+            "line 1 ends: the operator chose another encoder",
+            "line 1 starts: phone 7 from 203.0.113.7:50000, 600 ms",
+            "line 1 unit 2",
+            "line 1 unit 3",
+            "line 1 held [phone 8], refused []",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_refused_encoder_is_told_and_is_no_question_again() {
+    let stage = Stage::new().await;
+    let (session, notebook) = stage.connect("truck1", stage.truck1);
+    let _first = stage.publish("truck1", 7).unwrap();
+    let second = stage.publish("truck1", 8).unwrap();
+    let number = second.number;
+    assert!(session.refuse(1, number));
+    assert_eq!(second.replaced().await, Ending::Refused);
+    drop(second);
+    for _ in 0..20 {
+        assert_eq!(stage.publish("truck1", 8).unwrap_err(), Refusal::ByStudio);
+    }
+    let metrics = stage.registry.shared.metrics.render();
+    assert!(metrics.contains("refusals_total{reason=\"by_studio\"} 20"));
+    assert_eq!(
+        notebook.read()[1..],
+        ["line 1 held [], refused [phone 8]"],
+        "said once"
+    );
+    let (_late, late) = stage.connect("truck1", stage.truck1);
+    assert_eq!(late.read().len(), 2, "a new session hears of it");
+
+    assert!(session.take(1, number), "the operator relents");
+    assert_eq!(notebook.read(), ["line 1 held [], refused []"]);
+    assert!(stage.publish("truck1", 8).is_ok());
+}
+
+/// Also when nobody publishes any more, and then it costs nothing for ever.
+#[tokio::test]
+async fn a_refusal_outlives_the_publishers_and_ends_with_the_key() {
+    let stage = Stage::new().await;
+    let (session, _notebook) = stage.connect("truck1", stage.truck1);
+    let only = stage.publish("truck1", 8).unwrap();
+    assert!(session.refuse(1, only.number));
+    drop(only);
+    stage.registry.report(1_000_000);
+    assert_eq!(stage.publish("truck1", 8).unwrap_err(), Refusal::ByStudio);
+    assert_eq!(stage.registry.publishers_len(), 0);
+    stage
+        .directory
+        .declare(stage.truck1, 2, vec![])
+        .await
+        .unwrap();
+    stage.registry.refresh_all();
+    stage.registry.report(1_000_000);
+    assert!(stage.registry.table().feeds.is_empty());
+}
+
+#[tokio::test]
+async fn the_operator_is_asked_after_a_second_and_once() {
+    let stage = Stage::new().await;
+    let (_session, notebook) = stage.connect("truck1", stage.truck1);
+    let mut first = stage.publish("truck1", 7).unwrap();
+    let mut second = stage.publish("truck1", 8).unwrap();
+    let now_us = clock::now_us();
+    notebook.read();
+    for n in 0..200 {
+        let at_us = now_us + n * 40_000;
+        first.deliver(unit(n * 40_000), at_us);
+        second.deliver(unit(n * 40_000), at_us + 20_000);
+    }
+    let asked: Vec<_> = (notebook.read().into_iter())
+        .filter(|text| !text.contains("unit"))
+        .collect();
+    assert_eq!(asked, ["line 1 held [phone 8], refused []"]);
+    drop(second);
+    assert_eq!(notebook.read(), ["line 1 held [], refused []"]);
+}
+
+/// Each dials again when it is cut off, on a line where the newest wins.
+#[tokio::test]
+async fn encoders_that_fight_are_stopped_with_one_alarm() {
+    let stage = Stage::new().await;
+    let mut declared = line(&stage.directory, "truck1", 1, "front-camera");
+    declared.takeover = Takeover::Always;
+    stage
+        .directory
+        .declare(stage.truck1, 2, vec![declared])
+        .await
+        .unwrap();
+    let (_session, notebook) = stage.connect("truck1", stage.truck1);
+    let mut encoders = vec![stage.publish("truck1", 7).unwrap()];
+    for host in [8, 7, 8, 7, 8] {
+        encoders.push(stage.publish("truck1", host).unwrap());
+        encoders.retain(|publication| !has_to_go(publication));
+    }
+    let told = notebook.read();
+    let starts = told.iter().filter(|text| text.contains("starts")).count();
+    let alarms = told.iter().filter(|text| text.ends_with("frozen")).count();
+    assert_eq!((starts, alarms), (3, 1), "{told:?}");
 }
 
 #[tokio::test]

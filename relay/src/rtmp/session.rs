@@ -267,6 +267,15 @@ impl Session {
         self.close();
     }
 
+    /// Sends away an encoder that the studio does not want, before or while it publishes, with a reason that it can
+    /// show. Then close when [`Session::poll_transmit`] is empty.
+    pub fn deny_publish(&mut self) {
+        if matches!(self.stage, Stage::Deciding | Stage::Publishing) {
+            self.send_publish_denied();
+        }
+        self.close();
+    }
+
     /// Ends the conversation without a word, which encoders take for a fault that passes: they try again.
     pub fn close(&mut self) {
         self.stage = Stage::Closing;

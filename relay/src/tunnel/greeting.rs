@@ -194,7 +194,10 @@ async fn talk(
             }
             FromConnector::Bye { .. } => return Err(GreetingError::Left),
             // Before the welcome they mean nothing.
-            FromConnector::Declare { .. } | FromConnector::Tally { .. } => {}
+            FromConnector::Declare { .. }
+            | FromConnector::Tally { .. }
+            | FromConnector::Take { .. }
+            | FromConnector::Refuse { .. } => {}
         }
     }
 }

@@ -4,7 +4,7 @@
 //! the only queue between an encoder's socket and the network to the studio.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,7 +19,7 @@ use firstmile_shared::{
 };
 use tokio::sync::Notify;
 
-use crate::registry::{FeedStart, Subscriber};
+use crate::registry::{Claims, FeedStart, Subscriber};
 
 /// The queue of one connected session. Every method returns at once.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(super) struct Queues {
     messages: VecDeque<Bytes>,
     /// Only the newest is of use: it waits for a peer that reads slowly, instead of piling up.
     report: Option<Vec<FeedReport>>,
+    /// By line; only the newest is of use, too.
+    claims: BTreeMap<u32, Claims>,
     lost_percent: Option<f64>,
     has_overflown: bool,
 }
@@ -47,6 +49,7 @@ impl Outbox {
                 scheduler: Scheduler::new(limits),
                 messages: VecDeque::new(),
                 report: None,
+                claims: BTreeMap::new(),
                 lost_percent: None,
                 has_overflown: false,
             }),
@@ -65,6 +68,7 @@ impl Outbox {
             encoder: feed.encoder,
             peer: feed.peer.to_string(),
             protocol: feed.protocol.to_owned(),
+            agent: feed.agent,
         });
     }
 
@@ -89,6 +93,12 @@ impl Outbox {
             publisher,
             reason: reason.to_owned(),
         });
+    }
+
+    /// Who else uses the line's key.
+    pub fn claims(&self, line: u32, claims: Claims) {
+        self.queues().claims.insert(line, claims);
+        self.notify.notify_one();
     }
 
     /// How the feeds are doing, once a second.
@@ -152,6 +162,10 @@ impl Subscriber for Outbox {
         self.feed_ended(line, publisher, reason);
     }
 
+    fn claims(&self, line: u32, claims: Claims) {
+        self.claims(line, claims);
+    }
+
     fn report(&self, feeds: Vec<FeedReport>) {
         self.report(feeds);
     }
@@ -176,6 +190,14 @@ impl Queues {
                 video: dropped.video,
                 audio: dropped.audio,
                 reason: dropped.reason,
+            }));
+        }
+        if let Some((line, claims)) = self.claims.pop_first() {
+            return Some(control::encode(&FromRelay::Claims {
+                line,
+                held: claims.held,
+                refused: claims.refused,
+                frozen: claims.frozen,
             }));
         }
         let feeds = self.report.take()?;

@@ -13,7 +13,8 @@ use firstmile_shared::{
     tunnel::{
         close::Close,
         control::{
-            self, FromConnector, FromRelay, IngestAddresses, LineDeclaration, Received, RefusedLine,
+            self, FromConnector, FromRelay, IngestAddresses, LINES_MAX, LineDeclaration, Received,
+            RefusedLine,
         },
     },
 };
@@ -254,8 +255,26 @@ impl Session<'_> {
                 });
                 None
             }
-            // Said once; and nothing is on air for this version.
-            FromConnector::Hello { .. } | FromConnector::Tally { .. } => None,
+            FromConnector::Tally { program, .. } => {
+                // As many lines as it can have declared.
+                let program = program.into_iter().take(LINES_MAX).collect();
+                self.subscription.tally(program);
+                None
+            }
+            FromConnector::Take { line, publisher } => {
+                if !self.subscription.take(line, publisher) {
+                    debug!(line, publisher, "it takes a publisher that is not here");
+                }
+                None
+            }
+            FromConnector::Refuse { line, publisher } => {
+                if !self.subscription.refuse(line, publisher) {
+                    debug!(line, publisher, "it refuses a publisher that is not here");
+                }
+                None
+            }
+            // Said once.
+            FromConnector::Hello { .. } => None,
         }
     }
 

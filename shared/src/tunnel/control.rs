@@ -53,12 +53,27 @@ pub enum FromConnector {
         /// At most [`LINES_MAX`].
         lines: Vec<LineDeclaration>,
     },
-    /// Which lines are on air. Reserved: a relay of this version ignores it.
+    /// Which lines are on air: who sends to one that is on program is not replaced while it sends. Said when it
+    /// changes; all others are off.
     Tally {
         /// Line numbers on program.
         program: Vec<u32>,
         /// Line numbers on preview.
         preview: Vec<u32>,
+    },
+    /// The operator gives a line to this publisher, or lifts its refusal.
+    Take {
+        /// The connector's line number.
+        line: u32,
+        /// The publisher's number, as in `claims`.
+        publisher: u32,
+    },
+    /// The operator does not want this publisher: its connection is closed, and it is not let in when it tries again.
+    Refuse {
+        /// The connector's line number.
+        line: u32,
+        /// The publisher's number, as in `claims`.
+        publisher: u32,
     },
     /// The connector ends on purpose.
     Bye {
@@ -90,12 +105,13 @@ pub struct LineDeclaration {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Takeover {
-    /// The newcomer replaces a silent publisher or its own older connection, and is held otherwise.
+    /// The newcomer replaces a silent publisher or its own older connection, and is held otherwise. See
+    /// [`crate::takeover`].
     #[default]
     Smart,
-    /// The newcomer always wins.
+    /// The newcomer wins, unless they fight.
     Always,
-    /// The newcomer always waits.
+    /// The newcomer waits until the other is gone.
     Never,
 }
 
@@ -150,6 +166,10 @@ pub enum FromRelay {
         peer: String,
         /// The protocol it uses, "rtmp".
         protocol: String,
+        /// What the encoder called itself when it came, which is part of who it is; `encoder` may be a better name
+        /// that came later. Empty: the same.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        agent: String,
     },
     /// No more units of this publisher.
     FeedEnded {
@@ -167,6 +187,19 @@ pub enum FromRelay {
         /// Packets of the last seconds that did not arrive, of a hundred: only the sender knows.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lost_percent: Option<f64>,
+    },
+    /// Who else uses the key of a line. Said when it changes; nobody does before it was said.
+    Claims {
+        /// The connector's line number.
+        line: u32,
+        /// Publishers that are held until the operator decides, or the one that is shown falls silent.
+        held: Vec<Claim>,
+        /// Encoders that the operator refused and that are sent away when they try again.
+        #[serde(default)]
+        refused: Vec<Claim>,
+        /// Encoders took the line from each other again and again: only the operator changes it now.
+        #[serde(default)]
+        frozen: bool,
     },
     /// Units that were dropped on purpose, in the order of `seq`: do not wait for them.
     Dropped {
@@ -224,6 +257,19 @@ pub struct FeedReport {
     /// Publishers that hold the same key and are not shown.
     #[serde(default)]
     pub held: u32,
+}
+
+/// An encoder that has a line's key and not the line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The publisher's number.
+    pub publisher: u32,
+    /// The encoder's own name, as it sent it: escape it wherever it is shown.
+    pub encoder: String,
+    /// The encoder's address.
+    pub peer: String,
+    /// When it came, or was refused: seconds since 1970 on the relay's clock.
+    pub since_unix: i64,
 }
 
 /// Why units were dropped on purpose.
@@ -356,6 +402,8 @@ const KNOWN_TYPES: &[&str] = &[
     "hello",
     "declare",
     "tally",
+    "take",
+    "refuse",
     "bye",
     "enrolled",
     "welcome",
@@ -364,6 +412,7 @@ const KNOWN_TYPES: &[&str] = &[
     "feed_started",
     "feed_ended",
     "feed_status",
+    "claims",
     "dropped",
     "draining",
 ];

@@ -15,6 +15,7 @@ use crate::{
     media::{AccessUnit, Codec},
     quic::{IDLE_TIMEOUT, STRANGER_WINDOW, STREAMS_MIN},
     secret::Secret,
+    takeover,
 };
 
 const TEXT: &str = include_str!("../../PROTOCOL.md");
@@ -85,6 +86,19 @@ fn names_and_limits_are_those_of_the_code() {
         format!("at least {STREAMS_MIN} streams"),
         format!("{} when it is late", Reset::Late as u32),
         format!("{} when its feed ended", Reset::FeedEnded as u32),
+        format!("sent nothing for {} ms. One", takeover::SILENT_US / 1000),
+        format!(
+            "has sent nothing for {} ms, or",
+            takeover::RETURNED_US / 1000
+        ),
+        format!("younger than {} ms;", takeover::STALE_US / 1000),
+        format!("for {} s after", takeover::OFF_PROGRAM_US / 1_000_000),
+        format!(
+            "After {} changes in {} s",
+            takeover::CHANGES_MAX,
+            takeover::WINDOW_US / 1_000_000
+        ),
+        format!("not tried for {} s", takeover::REFUSED_FOR_US / 1_000_000),
     ] {
         let flat = TEXT.replace('\n', " ");
         assert!(flat.contains(&sentence), "not in the text: {sentence}");
@@ -209,6 +223,14 @@ fn control_messages_are_those_of_the_code() {
             program: vec![],
             preview: vec![],
         },
+        FromConnector::Take {
+            line: 0,
+            publisher: 0,
+        },
+        FromConnector::Refuse {
+            line: 0,
+            publisher: 0,
+        },
         FromConnector::Bye {
             reason: String::new(),
         },
@@ -245,6 +267,7 @@ fn from_relay() -> Vec<FromRelay> {
             encoder: String::new(),
             peer: String::new(),
             protocol: String::new(),
+            agent: "FMLE/3.0".to_owned(),
         },
         FromRelay::FeedEnded {
             line: 0,
@@ -254,6 +277,12 @@ fn from_relay() -> Vec<FromRelay> {
         FromRelay::FeedStatus {
             feeds: vec![],
             lost_percent: Some(0.0),
+        },
+        FromRelay::Claims {
+            line: 0,
+            held: vec![],
+            refused: vec![],
+            frozen: true,
         },
         FromRelay::Dropped {
             line: 0,

@@ -148,6 +148,14 @@ impl Session {
         ));
     }
 
+    pub(super) fn send_publish_denied(&mut self) {
+        self.send_status(status(
+            "error",
+            "NetStream.Publish.Denied",
+            "The studio refused this encoder.",
+        ));
+    }
+
     /// What the encoder says about itself: its name is kept, its codec numbers are never believed.
     pub(super) fn metadata(&mut self, values: &[Value]) {
         let text = |index: usize| values.get(index).and_then(Value::as_str);

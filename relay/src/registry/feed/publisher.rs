@@ -1,0 +1,261 @@
+//! One encoder's connection, as its feed knows it. No clock: times are arguments, microseconds on the relay's clock.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use firstmile_shared::{
+    media::{AccessUnit, Codec, MediaKind},
+    takeover::{ASK_AFTER_US, Challenger, Incumbent, Look},
+    tunnel::control::Claim,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::super::{Ending, PublishRequest, age::Age};
+use crate::auth::printable;
+
+/// An encoder's connection.
+#[derive(Debug)]
+pub(in crate::registry) struct Publisher {
+    pub(in crate::registry) number: u32,
+    pub(in crate::registry) peer: SocketAddr,
+    /// What it called itself when it came: part of who it is.
+    pub(super) look: Look,
+    /// What its metadata called it later: for people.
+    description: Option<String>,
+    pub(in crate::registry) protocol: &'static str,
+    pub(in crate::registry) since_unix: i64,
+    pub(in crate::registry) video: Option<Codec>,
+    pub(in crate::registry) audio: Option<Codec>,
+    /// Age at ingest of the newest unit.
+    pub(super) lag_us: Option<i64>,
+    pub(in crate::registry) bitrate_bps: Option<u64>,
+    age: Age,
+    /// Counts the units that were for connectors.
+    seq: u64,
+    came_us: i64,
+    pub(super) last_media_us: i64,
+    /// Since when it has sent media and the incumbent has not.
+    alone_since_us: Option<i64>,
+    bytes_since_tick: u64,
+    /// What came since its newest keyframe, while it is held.
+    kept: Kept,
+    /// It was given the line in the middle of a GOP.
+    pub(super) waits_for_keyframe: bool,
+    /// The operator was asked about it.
+    pub(super) is_asked: bool,
+    closing: Closing,
+}
+
+/// A unit with the times that it got when it came in.
+#[derive(Clone, Debug)]
+pub(super) struct Timed {
+    pub(super) unit: AccessUnit,
+    pub(super) ingest_us: i64,
+    pub(super) baseline_us: i64,
+}
+
+/// What came since a keyframe, as far as it fits.
+#[derive(Debug, Default)]
+struct Kept {
+    units: Vec<Timed>,
+    bytes: usize,
+}
+
+/// How a publisher's socket hears that it must go.
+#[derive(Clone, Debug, Default)]
+pub(in crate::registry) struct Closing {
+    token: CancellationToken,
+    ending: Arc<OnceLock<Ending>>,
+}
+
+impl Closing {
+    pub(super) fn order(&self, ending: Ending) {
+        let _ = self.ending.set(ending);
+        self.token.cancel();
+    }
+
+    pub(in crate::registry) async fn ordered(&self) -> Ending {
+        self.token.cancelled().await;
+        self.ending.get().copied().unwrap_or(Ending::Withdrawn)
+    }
+}
+
+impl Publisher {
+    pub(in crate::registry) fn new(
+        number: u32,
+        request: PublishRequest,
+        since_unix: i64,
+        now_us: i64,
+    ) -> Self {
+        Self {
+            number,
+            peer: request.peer,
+            look: Look {
+                address: Some(request.peer.ip()),
+                agent: request.encoder,
+            },
+            description: None,
+            protocol: request.protocol,
+            since_unix,
+            video: None,
+            audio: None,
+            lag_us: None,
+            bitrate_bps: None,
+            age: Age::default(),
+            seq: 0,
+            came_us: now_us,
+            last_media_us: now_us,
+            alone_since_us: None,
+            bytes_since_tick: 0,
+            kept: Kept::default(),
+            waits_for_keyframe: false,
+            is_asked: false,
+            closing: Closing::default(),
+        }
+    }
+
+    pub(in crate::registry) fn closing(&self) -> Closing {
+        self.closing.clone()
+    }
+
+    pub(super) fn order(&self, ending: Ending) {
+        self.closing.order(ending);
+    }
+
+    /// The name to show: "obs-output module (libobs 29.0.2)" tells more than the "FMSc/1.0" that OBS comes with.
+    pub(in crate::registry) fn shown_encoder(&self) -> &str {
+        self.description.as_deref().unwrap_or(&self.look.agent)
+    }
+
+    pub(super) fn describe(&mut self, encoder: String) {
+        self.description = Some(encoder);
+    }
+
+    pub(in crate::registry) fn lag_ms(&self) -> Option<u32> {
+        self.lag_us
+            .map(|us| u32::try_from(us / 1000).unwrap_or(u32::MAX))
+    }
+
+    /// Measures a unit; the answer is the baseline.
+    pub(super) fn observe(&mut self, unit: &AccessUnit, now_us: i64) -> i64 {
+        let baseline_us = self.age.observe(now_us, unit.dts_us, unit.discontinuity);
+        let lag_us = now_us
+            .saturating_sub(unit.pts_us())
+            .saturating_sub(baseline_us);
+        self.lag_us = Some(lag_us.max(0));
+        self.last_media_us = now_us;
+        self.bytes_since_tick += unit.payload.len() as u64;
+        match unit.kind() {
+            MediaKind::Video => self.video = Some(unit.codec),
+            MediaKind::Audio => self.audio = Some(unit.codec),
+            MediaKind::Data => {}
+        }
+        baseline_us
+    }
+
+    /// Closes the books of the last `elapsed_us`.
+    pub(super) fn tick(&mut self, elapsed_us: u64) {
+        let bits = std::mem::take(&mut self.bytes_since_tick).saturating_mul(8);
+        self.bitrate_bps = Some(bits.saturating_mul(1_000_000) / elapsed_us.max(1));
+    }
+
+    pub(super) fn next_seq(&mut self) -> u64 {
+        let seq = self.seq;
+        self.seq += 1;
+        seq
+    }
+
+    pub(super) fn silent_us(&self, now_us: i64) -> i64 {
+        now_us.saturating_sub(self.last_media_us)
+    }
+
+    pub(super) fn incumbent(&self, now_us: i64) -> Incumbent<'_> {
+        Incumbent {
+            look: &self.look,
+            silent_us: self.silent_us(now_us),
+            // Without media it has shown no life at all.
+            lag_us: self.lag_us.unwrap_or(i64::MAX),
+        }
+    }
+
+    pub(super) fn waited_us(&self, now_us: i64) -> i64 {
+        now_us.saturating_sub(self.came_us)
+    }
+
+    /// Whether it has waited for so long that the operator is asked.
+    pub(super) fn is_question(&self, now_us: i64) -> bool {
+        self.waited_us(now_us) >= ASK_AFTER_US
+    }
+
+    /// It sends media while it is held; the incumbent's came last at `incumbent_us`.
+    pub(super) fn note_alone(&mut self, incumbent_us: i64, now_us: i64) {
+        if self.alone_since_us.is_none_or(|us| us <= incumbent_us) {
+            self.alone_since_us = Some(now_us);
+        }
+    }
+
+    pub(super) fn challenger(&self, now_us: i64) -> Challenger<'_> {
+        Challenger {
+            look: &self.look,
+            waited_us: Some(self.waited_us(now_us)),
+            alone_us: (self.alone_since_us).map_or(0, |us| now_us.saturating_sub(us)),
+        }
+    }
+
+    /// Keeps what has come since its newest keyframe, so that it has a picture at once when it gets the line.
+    pub(super) fn keep(&mut self, timed: Timed) {
+        let unit = &timed.unit;
+        if is_keyframe(unit) {
+            self.kept = Kept::default();
+        } else if self.kept.units.is_empty() {
+            return;
+        }
+        self.kept.bytes += unit.payload.len();
+        self.kept.units.push(timed);
+        if self.kept.bytes > KEPT_BYTES_MAX || self.kept.units.len() > KEPT_UNITS_MAX {
+            // A GOP as long as that is of no use: it can't be caught up with.
+            self.kept = Kept::default();
+        }
+    }
+
+    /// How old the keyframe is that was kept.
+    pub(super) fn kept_for_us(&self, now_us: i64) -> Option<i64> {
+        let keyframe = self.kept.units.first()?;
+        Some(now_us.saturating_sub(keyframe.ingest_us))
+    }
+
+    pub(super) fn take_kept(&mut self) -> Vec<Timed> {
+        std::mem::take(&mut self.kept).units
+    }
+
+    /// It lost the line and is held from now on.
+    pub(super) fn is_held_again(&mut self, now_us: i64) {
+        // The operator knows of it: no need to wait before asking.
+        self.came_us = now_us.saturating_sub(ASK_AFTER_US);
+        self.alone_since_us = None;
+        self.is_asked = true;
+    }
+
+    /// What the studio is told of it.
+    pub(super) fn claim(&self) -> Claim {
+        Claim {
+            publisher: self.number,
+            encoder: printable(self.shown_encoder()),
+            peer: self.peer.to_string(),
+            since_unix: self.since_unix,
+        }
+    }
+}
+
+/// A picture that a decoder can start with, of the track that is played.
+pub(super) fn is_keyframe(unit: &AccessUnit) -> bool {
+    unit.kind() == MediaKind::Video && unit.keyframe && unit.track == 0
+}
+
+/// A GOP of 2 s at 16 Mbit/s.
+const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// A GOP of 5 s at 60 pictures a second, with its sound.
+const KEPT_UNITS_MAX: usize = 600;
