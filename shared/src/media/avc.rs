@@ -9,6 +9,7 @@ mod sps;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::bits::BitReader;
+use sps::KIND_SPS;
 pub use sps::Sps;
 
 /// What a decoder configuration says.
@@ -18,6 +19,8 @@ pub struct AvcConfig {
     pub nal_length_size: u8,
     /// The first sequence parameter set.
     pub sps: Sps,
+    /// The largest that any of its parameter sets asks a decoder for: luma samples and rows, before cropping.
+    pub coded_size: (u32, u32),
 }
 
 /// Why bytes are not H.264 in this form.
@@ -78,8 +81,12 @@ impl AvcConfig {
             return Err(AvcError::NalLengthSize);
         }
 
-        let mut first = None;
+        let (mut first, mut coded_size) = (None, (0, 0));
         let rest = parameter_sets(sets, sps_count & 0x1f, |sps| {
+            // Further ones may be of extensions that are not played: those are nobody's concern.
+            if let Ok(sps) = Sps::parse(sps) {
+                coded_size = larger(coded_size, sps.coded_size);
+            }
             first.get_or_insert(sps);
         })
         .ok_or(truncated)?;
@@ -89,8 +96,26 @@ impl AvcConfig {
         Ok(Self {
             nal_length_size,
             sps: Sps::parse(first.ok_or(AvcError::NoSps)?)?,
+            coded_size,
         })
     }
+}
+
+/// The size of more samples.
+fn larger(a: (u32, u32), b: (u32, u32)) -> (u32, u32) {
+    let samples = |(columns, rows): (u32, u32)| u64::from(columns) * u64::from(rows);
+    if samples(b) > samples(a) { b } else { a }
+}
+
+/// The largest coded size that the parameter sets within an access unit ask a decoder for; `None` if it has none.
+/// Encoders may change the picture's size in the middle of a stream this way.
+pub fn coded_size_within(payload: &[u8], nal_length_size: u8) -> Option<(u32, u32)> {
+    NalUnits::new(payload, nal_length_size)
+        .map_while(Result::ok)
+        .filter(|unit| unit.kind() == KIND_SPS)
+        .filter_map(|unit| Sps::parse(unit.bytes).ok())
+        .map(|sps| sps.coded_size)
+        .reduce(larger)
 }
 
 /// Walks `count` parameter sets, each behind a length of two bytes; what follows them, or `None` if they are cut.
@@ -291,6 +316,20 @@ mod tests {
         let config = AvcConfig::parse(&record).unwrap();
         assert_eq!(config.nal_length_size, 4);
         assert_eq!((config.sps.width, config.sps.height), (1280, 720));
+        assert_eq!(config.coded_size, (1280, 720));
+    }
+
+    #[test]
+    fn the_largest_of_several_parameter_sets_counts() {
+        let small = "00176742c01fda014016ec0440000003004000000f23c60ca8";
+        let large = "001967640028acd940780227e5c04400000fa40003a9803c60c658";
+        let record = format!("0142c01fffe2{small}{large}01000468ce0fc8");
+        let config = AvcConfig::parse(&hex(&record)).unwrap();
+        assert_eq!((config.sps.width, config.sps.height), (1280, 720));
+        assert_eq!(config.coded_size, (1920, 1088));
+        let unit = format!("0000{large}00000002{}0000{small}", "65b8");
+        assert_eq!(coded_size_within(&hex(&unit), 4), Some((1920, 1088)));
+        assert_eq!(coded_size_within(&hex("0000000265b8"), 4), None);
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct Sps {
     pub width: u32,
     /// Luma rows shown, after cropping.
     pub height: u32,
+    /// Luma samples and rows as they are coded, before cropping: what a decoder allocates.
+    pub coded_size: (u32, u32),
     /// Bits of a luma sample.
     pub bit_depth: u8,
     /// `chroma_format_idc`: 1 is 4:2:0.
@@ -39,7 +41,8 @@ impl Sps {
         }
         parse(&without_emulation(body))
             .filter(|sps| {
-                (1..=SIDE_MAX).contains(&sps.width) && (1..=SIDE_MAX).contains(&sps.height)
+                let (columns, rows) = sps.coded_size;
+                sps.width > 0 && sps.height > 0 && columns <= SIDE_MAX && rows <= SIDE_MAX
             })
             .ok_or(AvcError::Sps)
     }
@@ -98,11 +101,13 @@ fn parse(body: &[u8]) -> Option<Sps> {
         || max_references == 0
         || (profile == 44 || profile >= 100) && constraints & 0x10 != 0)
         .then_some(0);
+    let columns = width_in_blocks.checked_mul(16)?;
     Some(Sps {
         profile,
         level,
-        width: shown(width_in_blocks.checked_mul(16)?, left, right, crop_x)?,
+        width: shown(columns, left, right, crop_x)?,
         height: shown(rows, top, bottom, crop_y)?,
+        coded_size: (columns, rows),
         bit_depth: format.bit_depth,
         chroma_format: format.chroma,
         interlaced,
@@ -304,7 +309,7 @@ fn without_emulation(body: &[u8]) -> Vec<u8> {
     clean
 }
 
-const KIND_SPS: u8 = 7;
+pub(super) const KIND_SPS: u8 = 7;
 
 /// A parameter set has tens of bytes, some hundreds with scaling lists.
 const LEN_MAX: usize = 4096;
@@ -426,6 +431,9 @@ mod tests {
         ] {
             let sps = Sps::parse(&hex(unit)).unwrap_or_else(|error| panic!("{how}: {error}"));
             assert_eq!((sps.width, sps.height), (width, height), "{how}");
+            let whole_blocks = |size: u32| size.div_ceil(16) * 16;
+            let coded = (whole_blocks(width), whole_blocks(height));
+            assert_eq!(sps.coded_size, coded, "{how}: coded in whole blocks");
             assert_eq!(
                 (sps.frame_rate, sps.reorder_frames),
                 (Some(rate), Some(reorder)),
@@ -452,7 +460,9 @@ mod tests {
         fn arbitrary_bytes_never_panic_and_never_make_a_giant(mut bytes in prop::collection::vec(any::<u8>(), 1..120)) {
             bytes[0] = 0x67;
             if let Ok(sps) = Sps::parse(&bytes) {
-                prop_assert!(sps.width <= SIDE_MAX && sps.height <= SIDE_MAX);
+                let (columns, rows) = sps.coded_size;
+                prop_assert!(sps.width <= columns && columns <= SIDE_MAX);
+                prop_assert!(sps.height <= rows && rows <= SIDE_MAX);
             }
         }
     }
