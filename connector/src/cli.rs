@@ -28,6 +28,7 @@ use serde_json::Value;
 use crate::{
     config::{Config, PROGRAM},
     control::{Answer, Control, Health, JoinedStudio, LineInfo, Request},
+    decode,
     lines::{
         Lines,
         file::{LinesFile, folded},
@@ -137,6 +138,13 @@ enum LineCommand {
 
 /// The whole program: parses the command line, does it, and says how it ended.
 pub fn main() -> process::ExitCode {
+    // Before anything else: a decoder's process has nothing of a connector.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == decode::process::ARGUMENT)
+    {
+        return decode::process::main();
+    }
     let cli = Cli::parse();
     exit::report(PROGRAM, execute(cli))
 }

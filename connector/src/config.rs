@@ -17,7 +17,11 @@ use firstmile_shared::{
 };
 use serde::Deserialize;
 
-use crate::{lines::Delay, output::OutputKind};
+use crate::{
+    decode::{self, Decoders},
+    lines::Delay,
+    output::OutputKind,
+};
 
 /// The program's name: of its state folder, its configuration file and in its messages.
 pub const PROGRAM: &str = "firstmile-connector";
@@ -35,6 +39,8 @@ pub struct Config {
     pub output: OutputConfig,
     /// How NDI® sources appear on the network.
     pub ndi: NdiConfig,
+    /// How feeds become pictures.
+    pub decoder: DecoderConfig,
     /// The studio delay: `fast`, `normal`, `safe`, `rough` (300, 600, 1500, 3000 ms), or milliseconds. Default
     /// `normal`: what LTE in town needs.
     #[serde(deserialize_with = "config::text")]
@@ -55,6 +61,18 @@ impl Config {
     pub fn ndi_settings(&self) -> crate::output::NdiSettings {
         crate::output::NdiSettings {
             groups: (!self.ndi.groups.is_empty()).then(|| self.ndi.groups.join(",")),
+        }
+    }
+
+    /// What makes the lines' decoders. In processes of their own it is this very program that they run: its `main`
+    /// hands over to [`decode::process::main`].
+    pub fn decoders(&self) -> Decoders {
+        let max_pixels = self.decoder.max_pixels.0;
+        match self.decoder.isolation {
+            Isolation::Process => {
+                Decoders::in_processes(decode::process::this_program(PROGRAM), max_pixels)
+            }
+            Isolation::Thread => Decoders::in_threads(max_pixels),
         }
     }
 
@@ -143,6 +161,70 @@ pub struct NdiConfig {
     /// What stands before the brackets of a source's name. Default: the machine's name.
     #[serde(deserialize_with = "config::optional")]
     pub machine_name: Option<String>,
+}
+
+/// `decoder.*`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DecoderConfig {
+    /// Where FFmpeg reads what strangers send: `process`, one for each line, which may crash without touching any
+    /// other source; or `thread`, in this program. Default `process`; where the system can't, it is `thread`.
+    #[serde(deserialize_with = "config::text")]
+    pub isolation: Isolation,
+    /// The largest picture that is decoded, as it is coded, in pixels: `9437184` or `4096x2304`. Default 4096x2304, the
+    /// largest that a phone or camera sends. A decoder takes about 20 such pictures of memory.
+    #[serde(deserialize_with = "config::text")]
+    pub max_pixels: MaxPixels,
+}
+
+/// Where a line's decoder runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// In a process of its own.
+    #[default]
+    Process,
+    /// In the line's thread.
+    Thread,
+}
+
+impl FromStr for Isolation {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim() {
+            "process" => Ok(Self::Process),
+            "thread" => Ok(Self::Thread),
+            _ => Err("a decoder runs in a process or a thread"),
+        }
+    }
+}
+
+/// Pixels of a picture, 256 to 8192x8192.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxPixels(pub u32);
+
+impl Default for MaxPixels {
+    fn default() -> Self {
+        Self(decode::PIXELS_MAX)
+    }
+}
+
+impl FromStr for MaxPixels {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = |text: &str| text.trim().parse::<u32>().ok();
+        let pixels = match text.split_once('x') {
+            Some((width, height)) => number(width)
+                .zip(number(height))
+                .and_then(|(width, height)| width.checked_mul(height)),
+            None => number(text),
+        };
+        pixels
+            .filter(|pixels| (256..=8192 * 8192).contains(pixels))
+            .map(Self)
+            .ok_or("the most pixels are a number, or WIDTHxHEIGHT, of 256 to 67108864 (8192x8192)")
+    }
 }
 
 /// `tunnel.*`
@@ -237,6 +319,7 @@ mod tests {
         assert_eq!(config.http.listen.to_string(), "127.0.0.1:8090");
         assert_eq!(config.delay.0.ms(), 600);
         assert_eq!(config.output.default, OutputDefault::Ndi);
+        assert_eq!(config.decoder.max_pixels.0, 4096 * 2304);
     }
 
     #[test]
@@ -254,6 +337,9 @@ mod tests {
             discovery = "10.0.0.5"
             adapters = ["10.0.0.9"]
             machine_name = 2026
+            [decoder]
+            isolation = "thread"
+            max_pixels = "1920x1088"
             [tunnel]
             congestion = "cubic"
             segmentation_offload = false
@@ -271,6 +357,8 @@ mod tests {
         );
         assert_eq!(config.ndi.machine_name.as_deref(), Some("2026"));
         assert_eq!(config.transport().congestion, Congestion::Cubic);
+        assert_eq!(config.decoder.isolation, Isolation::Thread);
+        assert_eq!(config.decoder.max_pixels, MaxPixels(1920 * 1088));
         assert_eq!(config.not_served().len(), 4, "{:?}", config.not_served());
     }
 
@@ -292,6 +380,14 @@ mod tests {
             (
                 "[output]\ndefault = 'sdi'\n",
                 vec!["output.default: \"sdi\"", "ndi or null"],
+            ),
+            (
+                "[decoder]\nisolation = 'container'\n",
+                vec!["decoder.isolation: \"container\"", "a process or a thread"],
+            ),
+            (
+                "[decoder]\nmax_pixels = '99999x99999'\n",
+                vec!["decoder.max_pixels: \"99999x99999\"", "8192x8192"],
             ),
             ("[relay]\n", vec!["relay: unknown setting"]),
         ] {

@@ -35,6 +35,7 @@ use self::{
     store::{Store, StoreError},
 };
 use crate::{
+    decode::Decoders,
     output::{OutputKind, Outputs},
     playout::{LineHandle, LineSnapshot},
 };
@@ -169,8 +170,10 @@ impl Lines {
         studio_delay: Delay,
         outputs: Outputs,
         kind: OutputKind,
+        decoders: Decoders,
     ) -> Result<Self, LinesError> {
-        Self::with_stage(state_dir, studio_delay, Some(Stage::new(outputs, kind)))
+        let stage = Stage::new(outputs, kind, decoders);
+        Self::with_stage(state_dir, studio_delay, Some(stage))
     }
 
     fn with_stage(

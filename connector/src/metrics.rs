@@ -126,6 +126,11 @@ fn lines(status: &Status) -> Vec<MetricFamily> {
             "Pictures that came after their due time and were not shown",
             each(&|line| Some(count(line.video.late_total))),
         ),
+        counters(
+            "decoder_restarts_total",
+            "Decoders that crashed or hung and were replaced",
+            each(&|line| Some(count(line.video.decoder_restarts_total))),
+        ),
         histograms(&lines),
     ]
 }

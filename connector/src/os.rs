@@ -1,9 +1,12 @@
-//! What differs between operating systems in the connector: where NDI's library is, and precise waiting.
+//! What differs between operating systems in the connector: where NDI's library is, precise waiting, and helper
+//! processes.
 
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
+#[cfg(not(target_os = "linux"))]
+mod no_helper;
 #[cfg(windows)]
 mod windows;
 
@@ -14,9 +17,27 @@ pub use macos::{NDI_DOWNLOAD, NDI_LIBRARY_NAMES, ndi_folders};
 #[cfg(windows)]
 pub use windows::{NDI_DOWNLOAD, NDI_LIBRARY_NAMES, ndi_folders};
 
-use std::{thread, time::Duration};
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{CAN_HELP, Helper, HelperSide, THIS_PROGRAM, become_helper, confine};
+#[cfg(not(target_os = "linux"))]
+pub(crate) use no_helper::{CAN_HELP, Helper, HelperSide, THIS_PROGRAM, become_helper, confine};
+
+use std::{ffi::OsString, path::PathBuf, thread, time::Duration};
 
 use firstmile_shared::clock::now_us;
+
+/// How a helper process is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HelperProgram {
+    /// The program's file.
+    pub path: PathBuf,
+    /// Its name in lists of processes; `None`: as its path.
+    pub shown_as: Option<OsString>,
+    /// Its arguments: anybody on this machine can read them.
+    pub arguments: Vec<OsString>,
+    /// Its whole environment: it inherits none.
+    pub environment: Vec<(OsString, OsString)>,
+}
 
 /// Sleeps until `at_us` of [`now_us`]; returns at once when that is past.
 ///

@@ -24,10 +24,12 @@ use std::{
 
 use firstmile_shared::{clock::now_us, media::MediaKind, tunnel::unit::Unit};
 use tokio::sync::watch;
+use tracing::error;
 
 use self::{decoding::MakeDecoder, line::Line};
 use crate::{
-    decode::{Decoder, FfmpegDecoder},
+    decode::Decoders,
+    os::wait_until,
     output::{Output, OutputKind, Outputs},
 };
 
@@ -88,9 +90,14 @@ pub struct LineHandle {
 
 impl Playout {
     /// Opens the line's output and starts its threads.
-    pub fn start(settings: LineSettings, outputs: &Outputs) -> io::Result<(Self, LineHandle)> {
+    pub fn start(
+        settings: LineSettings,
+        outputs: &Outputs,
+        decoders: &Decoders,
+    ) -> io::Result<(Self, LineHandle)> {
         let output = outputs.open(settings.output, &settings.name);
-        let make = || Ok(Box::new(FfmpegDecoder::new()?) as Box<dyn Decoder>);
+        let (decoders, name) = (decoders.clone(), settings.name.clone());
+        let make = move || decoders.open(&name);
         Self::start_with(settings, output, Box::new(make))
     }
 
@@ -122,7 +129,8 @@ impl Playout {
         !self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Ends the threads and closes the source. Takes two seconds at most.
+    /// Ends the threads and closes the source. Takes two seconds at most: a thread that hangs in a decoder can't be
+    /// ended and is left behind (a decoder in a process of its own is ended by then).
     pub fn stop(self) {
         drop(self);
     }
@@ -139,8 +147,19 @@ impl Playout {
 impl Drop for Playout {
     fn drop(&mut self) {
         self.line.stop();
+        let until_us = now_us() + STOP_MAX_US;
         for thread in self.threads.drain(..) {
-            let _ = thread.join();
+            while !thread.is_finished() && now_us() < until_us {
+                wait_until(now_us() + STOP_STEP_US);
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            } else {
+                error!(
+                    line = self.line.name,
+                    "a thread of the line hangs and is left behind"
+                );
+            }
         }
     }
 }
@@ -243,6 +262,10 @@ impl LineHandle {
         report::snapshot(&facts, &self.line.stats())
     }
 }
+
+/// A picture of the largest keyframe and a source that closes take less.
+const STOP_MAX_US: i64 = 2_000_000;
+const STOP_STEP_US: i64 = 2_000;
 
 #[cfg(test)]
 mod tests;

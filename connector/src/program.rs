@@ -51,6 +51,7 @@ impl Connector {
             config.delay.0,
             outputs,
             config.output.default.into(),
+            config.decoders(),
         )?;
         let tunnels = open_tunnels(config, &state, &lines)?;
         let health = Health::default();

@@ -11,6 +11,7 @@ use tokio::{
 use super::*;
 use crate::{
     control::Health,
+    decode::Decoders,
     lines::{Delay, Lines},
     output::{OutputKind, Outputs},
     tunnel::Tunnels,
@@ -40,6 +41,7 @@ impl Fixture {
             Delay::Normal,
             Outputs::null_only(),
             OutputKind::Null,
+            Decoders::default(),
         )
         .unwrap();
         lines

@@ -16,6 +16,7 @@ use tracing::{error, info};
 
 use super::{Line, LineSet, lock};
 use crate::{
+    decode::Decoders,
     output::{OutputKind, Outputs},
     playout::{AudioSnapshot, HopsSnapshot, LineSettings, LineState, VideoSnapshot},
     playout::{LineHandle, LineSnapshot, Playout},
@@ -25,6 +26,7 @@ use crate::{
 pub(super) struct Stage {
     outputs: Outputs,
     kind: OutputKind,
+    decoders: Decoders,
     /// Held while playouts start and stop.
     players: Mutex<BTreeMap<u32, Player>>,
     handles: RwLock<BTreeMap<u32, LineHandle>>,
@@ -48,10 +50,11 @@ struct Fault {
 }
 
 impl Stage {
-    pub(super) fn new(outputs: Outputs, kind: OutputKind) -> Self {
+    pub(super) fn new(outputs: Outputs, kind: OutputKind, decoders: Decoders) -> Self {
         Self {
             outputs,
             kind,
+            decoders,
             players: Mutex::default(),
             handles: RwLock::default(),
             faults: Mutex::default(),
@@ -163,7 +166,7 @@ impl Stage {
             return;
         }
         let started = catch_unwind(AssertUnwindSafe(|| {
-            Playout::start(settings.clone(), &self.outputs)
+            Playout::start(settings.clone(), &self.outputs, &self.decoders)
         }));
         match started.unwrap_or_else(|_| Err(io::Error::other("it panicked"))) {
             Ok((playout, handle)) => {

@@ -306,6 +306,7 @@ async fn running_lines_follow_the_file_and_end_with_the_program() {
         Delay::Fast,
         Outputs::null_only(),
         OutputKind::Null,
+        Decoders::default(),
     )
     .unwrap();
     lines.add("Camera 1", None).unwrap();

@@ -1,6 +1,23 @@
-//! Linux: NDI's library comes with the SDK, into one of the usual folders.
+//! Linux: NDI's library comes with the SDK, into one of the usual folders; helpers get a socket and sealed memory.
 
-use std::path::PathBuf;
+mod helper;
+mod helper_side;
+mod memory;
+mod seccomp;
+
+use std::{io, os::fd::RawFd, path::PathBuf};
+
+use self::memory::{OwnMemory, SharedMemory};
+pub(crate) use self::{
+    helper::Helper,
+    helper_side::{HelperSide, become_helper, confine},
+};
+
+/// Whether this system has helpers.
+pub(crate) const CAN_HELP: bool = true;
+
+/// The running program's file, also after it was replaced by an upgrade: parent and helper are always of one build.
+pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// What the library file is called, newest first.
 pub const NDI_LIBRARY_NAMES: &[&str] = &["libndi.so.6", "libndi.so.5"];
@@ -19,4 +36,22 @@ pub fn ndi_folders() -> Vec<PathBuf> {
     ]
     .map(PathBuf::from)
     .to_vec()
+}
+
+/// The result of a system call that answers -1 for an error.
+fn check<T: Copy + Into<i64>>(result: T) -> io::Result<T> {
+    if result.into() == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+#[expect(unsafe_code, reason = "calls fcntl")]
+fn set_nonblocking(fd: RawFd) -> io::Result<()> {
+    // SAFETY: reads and sets the flags of an open descriptor.
+    unsafe {
+        let flags = check(libc::fcntl(fd, libc::F_GETFL))?;
+        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK))?;
+    }
+    Ok(())
 }

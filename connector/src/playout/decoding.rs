@@ -1,7 +1,10 @@
 //! The decode thread of a line: takes units when it is their time, and puts pictures and sound into the queue.
 //!
 //! A keyframe can take 100 ms to decode, so this is not the thread that paces. It runs ahead of it by the lead, and
-//! stops while the queue is full.
+//! stops while the queue is full. When the decoder is lost (it crashed, it hung) the line holds its picture, and this
+//! thread starts another and brings it to where the old one was: see [`recovery`].
+
+mod recovery;
 
 use std::{
     collections::VecDeque,
@@ -14,9 +17,11 @@ use bytes::Bytes;
 use firstmile_shared::{
     clock::now_us,
     media::{AccessUnit, Codec, MediaKind},
+    supervisor,
 };
 use tracing::{debug, error, warn};
 
+use self::recovery::{Plan, Recovery};
 use super::{
     feeds::Next,
     fps::RateFinder,
@@ -63,6 +68,7 @@ struct Decoding<'a> {
     until_lead: u32,
     /// Of the last keyframe: a stream may have to be started where there is none.
     config: Option<Bytes>,
+    recovery: Recovery,
     errors: ErrorLog,
 }
 
@@ -86,13 +92,16 @@ impl<'a> Decoding<'a> {
             times: Recent::default(),
             until_lead: 0,
             config: None,
+            recovery: Recovery::default(),
             errors: ErrorLog::default(),
         }
     }
 
     fn run(&mut self) {
         while !self.line.is_stopping() {
-            let has_room = self.line.queue().pictures.len() < PICTURES_MAX;
+            // What is decoded again comes before anything new.
+            let has_room =
+                self.line.queue().pictures.len() < PICTURES_MAX && !self.recovery.has_replay();
             let now_us = now_us();
             let next = self.line.feeds().next(self.line.timing(), has_room, now_us);
             match next {
@@ -105,13 +114,49 @@ impl<'a> Decoding<'a> {
                     self.sound(&queued);
                 }
                 Next::Drain => {
+                    while self.recovery.has_replay() && !self.line.is_stopping() {
+                        self.replay(None, firstmile_shared::clock::now_us());
+                    }
                     self.drain();
-                    self.gate.close();
+                    self.close_gate();
                 }
                 Next::Over { reason } => self.over(reason, now_us),
+                Next::Wait(until_us) if self.recovery.has_replay() => self.replay(until_us, now_us),
                 Next::Wait(until_us) => self.wait(until_us, now_us),
             }
         }
+    }
+
+    /// Decodes the next of the units that were kept, or waits until that may be. What comes out was shown already, but
+    /// for what the lost decoder still held.
+    fn replay(&mut self, until_us: Option<i64>, now_us: i64) {
+        if let Some(rest_us) = self.recovery.rests_until_us(now_us) {
+            return self.wait(
+                Some(until_us.map_or(rest_us, |until_us| until_us.min(rest_us))),
+                now_us,
+            );
+        }
+        if self
+            .line
+            .feeds()
+            .has_keyframe_due(self.line.timing(), now_us)
+        {
+            // It is as quick to start there.
+            return self.close_gate();
+        }
+        let Some(unit) = self.recovery.next_replay() else {
+            return;
+        };
+        let result = self.decode(&unit);
+        self.hand_over(Some(unit.codec));
+        if let Err(error) = result {
+            self.failed(&error, now_us);
+        }
+    }
+
+    fn close_gate(&mut self) {
+        self.gate.close();
+        self.recovery.forget_gop();
     }
 
     /// Another publisher is another stream.
@@ -122,12 +167,14 @@ impl<'a> Decoding<'a> {
         self.publisher = Some(publisher);
         self.finish();
         self.gate = Gate::default();
+        self.recovery.new_feed();
         self.rate = RateFinder::default();
         self.config = None;
         self.line.queue().over_us = None;
         let mut stats = self.line.stats();
         stats.over = None;
         stats.last_decode_error = None;
+        stats.decoder_loss = None;
     }
 
     fn over(&mut self, reason: String, now_us: i64) {
@@ -143,25 +190,42 @@ impl<'a> Decoding<'a> {
 
     /// The pictures that the decoder holds are shown; others can follow from a keyframe on.
     fn drain(&mut self) {
-        self.decoder.finish(MediaKind::Video, &mut self.out);
-        self.hand_over(None);
+        self.finish_track(MediaKind::Video);
         self.inside.clear();
     }
 
     /// What the decoder holds is shown.
     fn finish(&mut self) {
         self.drain();
-        self.decoder.finish(MediaKind::Audio, &mut self.out);
+        self.finish_track(MediaKind::Audio);
+    }
+
+    fn finish_track(&mut self, kind: MediaKind) {
+        let start_us = self.watch();
+        let result = self.decoder.finish(kind, &mut self.out);
+        self.line.stats().decoding_since_us = None;
         self.hand_over(None);
+        if let Err(error) = result {
+            // What follows begins at a keyframe anyway.
+            self.recovery.forget_gop();
+            self.failed(&error, start_us);
+        }
     }
 
     fn picture(&mut self, Picture { queued, gap }: Picture) {
         let start_us = now_us();
         let unit = &queued.unit;
         self.rate.unit(unit.dts_us, gap);
-        let pass = self.gate.pass(unit.keyframe, gap, start_us);
+        let rests = self.recovery.rests_until_us(start_us).is_some();
+        let pass = if rests {
+            self.gate.close();
+            Pass::Skip
+        } else {
+            self.gate.pass(unit.keyframe, gap, start_us)
+        };
         self.note_wait(&queued, pass, start_us);
         if pass == Pass::Skip {
+            self.recovery.forget_gop();
             return;
         }
         if pass == Pass::Restart {
@@ -182,43 +246,55 @@ impl<'a> Decoding<'a> {
             Pass::Restart => self.config.clone(),
             Pass::Feed | Pass::Skip => unit.config.clone(),
         };
-        let result = self.decode(unit, config);
+        let coded = coded(unit, config);
+        self.recovery
+            .feed(&coded, pass == Pass::Restart || unit.keyframe);
+        let result = self.decode(&coded);
         let took_us = now_us() - start_us;
         if !self.out.is_empty() {
             self.note_decode(took_us, start_us);
         }
         self.hand_over(Some(unit.codec));
         if let Err(error) = result {
-            self.gate.close();
-            self.failed(&error, start_us);
+            self.failed(&error, now_us());
         }
     }
 
     fn sound(&mut self, queued: &Queued) {
-        if queued.unit.payload.is_empty() {
+        let start_us = now_us();
+        if queued.unit.payload.is_empty() || self.recovery.rests_until_us(start_us).is_some() {
             return;
         }
-        let base_us = queued.media_us() - queued.unit.pts_us();
-        let result = self.decode(&queued.unit, queued.unit.config.clone());
+        let pts_us = queued.unit.pts_us();
+        let base_us = queued.media_us() - pts_us;
+        let result = self.decode(&coded(&queued.unit, queued.unit.config.clone()));
         let codec = queued.unit.codec;
         for decoded in self.out.drain(..) {
-            if let Decoded::Sound(sound) = decoded {
+            if let Decoded::Sound(sound) = decoded
+                && sound.pts_us.abs_diff(pts_us) <= SOUND_OFF_MAX_US
+            {
                 put_sound(self.line, sound, base_us, codec);
             }
         }
-        if let Err(error) = result {
-            self.errors.note(&self.line.name, &error, now_us());
+        match result {
+            Ok(()) => {}
+            Err(error) if error.is_lost() => self.failed(&error, now_us()),
+            Err(error) => self.errors.note(&self.line.name, &error, start_us),
         }
     }
 
-    fn decode(&mut self, unit: &AccessUnit, config: Option<Bytes>) -> Result<(), DecodeError> {
-        let coded = CodedUnit {
-            codec: unit.codec,
-            config,
-            payload: unit.payload.clone(),
-            pts_us: unit.pts_us(),
-        };
-        self.decoder.decode(&coded, &mut self.out)
+    fn decode(&mut self, unit: &CodedUnit) -> Result<(), DecodeError> {
+        self.watch();
+        let result = self.decoder.decode(unit, &mut self.out);
+        self.line.stats().decoding_since_us = None;
+        result
+    }
+
+    /// From now on the decoder is at work: in the line's own thread nobody else can say that it hangs.
+    fn watch(&self) -> i64 {
+        let now_us = now_us();
+        self.line.stats().decoding_since_us = Some(now_us);
+        now_us
     }
 
     /// Puts what came out into the queue. `codec` is `None` for what an ended track still held.
@@ -250,15 +326,25 @@ impl<'a> Decoding<'a> {
         };
         if decoded.damaged {
             // The ones that refer to it are no better: the last good picture stays until the next keyframe.
-            self.gate.close();
+            self.close_gate();
             self.line.stats().decode_errors += 1;
             return;
         }
         self.rate.declare(decoded.declared_rate);
         let rate = self.rate.rate();
         let late_us = inside.arrived_us - inside.media_us - self.line.delay_us();
+        let now_us = now_us();
+        let is_missed = self.recovery.is_catching_up(now_us)
+            && now_us > inside.media_us + self.line.delay_us() + rate.interval_us();
         {
             let mut stats = self.line.stats();
+            if is_missed {
+                // It was due while there was no decoder. Those in time follow soon.
+                stats.late += 1;
+                return;
+            }
+            stats.last_decode_error = None;
+            stats.decoder_loss = None;
             if let Some(codec) = codec {
                 stats.video = Some(VideoFormat {
                     codec: codec.name(),
@@ -269,10 +355,11 @@ impl<'a> Decoding<'a> {
             }
             if late_us > 0 {
                 stats.late += 1;
-                stats.lateness.note(late_us, now_us());
+                stats.lateness.note(late_us, now_us);
                 return;
             }
         }
+        self.recovery.caught_up();
         self.line.queue().pictures.push_back(QueuedPicture {
             media_us: inside.media_us,
             rate,
@@ -307,7 +394,12 @@ impl<'a> Decoding<'a> {
         }
     }
 
+    /// A unit could not be decoded: what refers to it can't be either.
     fn failed(&mut self, error: &DecodeError, now_us: i64) {
+        if error.is_lost() {
+            return self.lost(error, now_us);
+        }
+        self.close_gate();
         {
             let mut stats = self.line.stats();
             stats.decode_errors += 1;
@@ -316,12 +408,28 @@ impl<'a> Decoding<'a> {
         self.errors.note(&self.line.name, error, now_us);
     }
 
+    /// The decoder is gone: another one goes on with the units that were kept, or with the next keyframe.
+    fn lost(&mut self, error: &DecodeError, now_us: i64) {
+        let plan = self.recovery.lost(now_us, supervisor::random());
+        if !plan.replays {
+            self.gate.close();
+        }
+        let said = lost_words(error, plan);
+        warn!(line = self.line.name, "{said}");
+        let mut stats = self.line.stats();
+        stats.decoder_restarts += 1;
+        stats.decoder_loss = Some(said);
+    }
+
     /// A unit that comes ends a long wait; a short one is precise instead.
-    fn wait(&self, until_us: Option<i64>, now_us: i64) {
+    fn wait(&mut self, until_us: Option<i64>, now_us: i64) {
         let left_us = until_us.map_or(LONG_WAIT_US, |until_us| until_us - now_us);
         if left_us <= SHORT_WAIT_US {
             // In steps: something more urgent may come. A full queue wants a picture taken, not a unit.
             wait_until(now_us + left_us.clamp(STEP_MIN_US, STEP_MAX_US));
+            return;
+        }
+        if self.recovery.rests_until_us(now_us).is_none() && self.decoder.tend() {
             return;
         }
         let feeds = self.line.feeds();
@@ -336,6 +444,32 @@ impl<'a> Decoding<'a> {
                 .unwrap_or_else(PoisonError::into_inner),
         );
     }
+}
+
+fn coded(unit: &AccessUnit, config: Option<Bytes>) -> CodedUnit {
+    CodedUnit {
+        codec: unit.codec,
+        config,
+        payload: unit.payload.clone(),
+        pts_us: unit.pts_us(),
+    }
+}
+
+/// For the log and the operator: what happened, and what comes next.
+fn lost_words(error: &DecodeError, plan: Plan) -> String {
+    let often = match plan.times {
+        0 | 1 => String::new(),
+        times => format!(", {times} times on this feed"),
+    };
+    let next = match plan.pause_us {
+        _ if plan.replays => "it is being started anew".to_owned(),
+        ..SAID_MIN_US => "waiting for the next keyframe".to_owned(),
+        us => format!(
+            "it is started anew in {} s, at the next keyframe",
+            (us + 999_999) / 1_000_000
+        ),
+    };
+    format!("{error}{often}; {next}")
 }
 
 fn put_sound(line: &Line, decoded: DecodedSound, base_us: i64, codec: Codec) {
@@ -374,6 +508,12 @@ impl ErrorLog {
         }
     }
 }
+
+/// Sound starts where its unit does, give or take what a resampler holds. Anything else is made up.
+const SOUND_OFF_MAX_US: u64 = 1_000_000;
+
+/// A shorter pause is not worth a word.
+const SAID_MIN_US: i64 = 1_000_000;
 
 /// The queue between decoder and output.
 const PICTURES_MAX: usize = 4;

@@ -168,6 +168,11 @@ impl Feeds {
         }
     }
 
+    /// Whether a later keyframe of what is played now could be decoded at this moment.
+    pub(super) fn has_keyframe_due(&self, timing: Timing, now_us: i64) -> bool {
+        (self.feeds.front()).is_some_and(|feed| feed.jitter.has_keyframe_due(timing, now_us))
+    }
+
     /// Who publishes what is played now.
     pub(super) fn current(&self) -> Option<&FeedInfo> {
         self.feeds.front()?.info.as_ref()

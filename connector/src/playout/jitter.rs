@@ -195,6 +195,13 @@ impl Jitter {
             .min()
     }
 
+    /// Whether it is time for a keyframe that is here.
+    pub(super) fn has_keyframe_due(&self, timing: Timing, now_us: i64) -> bool {
+        (self.video.values())
+            .take_while(|unit| timing.video_at_us(unit) <= now_us)
+            .any(|unit| unit.unit.keyframe)
+    }
+
     /// Whether everything was given out.
     pub(super) fn is_empty(&self) -> bool {
         self.video.is_empty() && self.audio.is_empty()

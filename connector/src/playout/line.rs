@@ -78,7 +78,13 @@ pub(super) struct Stats {
     pub(super) late: u64,
     pub(super) dropped: u64,
     pub(super) decode_errors: u64,
+    /// Until a picture came out again.
     pub(super) last_decode_error: Option<String>,
+    pub(super) decoder_restarts: u64,
+    /// What became of the last decoder, and what comes next; until a picture came out again.
+    pub(super) decoder_loss: Option<String>,
+    /// Since when the decoder is at work on one unit.
+    pub(super) decoding_since_us: Option<i64>,
     pub(super) waits_for_keyframe: bool,
     /// When a picture of a feed was last shown.
     pub(super) shown_us: Option<i64>,
@@ -207,6 +213,9 @@ impl Stats {
             dropped: 0,
             decode_errors: 0,
             last_decode_error: None,
+            decoder_restarts: 0,
+            decoder_loss: None,
+            decoding_since_us: None,
             waits_for_keyframe: false,
             shown_us: None,
             over: None,

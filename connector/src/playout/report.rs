@@ -81,6 +81,7 @@ fn video(losses: Losses, stats: &Stats) -> VideoSnapshot {
         dropped_total: stats.dropped + losses.dropped,
         lost_total: losses.lost,
         decode_errors_total: stats.decode_errors,
+        decoder_restarts_total: stats.decoder_restarts,
     }
 }
 
@@ -124,6 +125,9 @@ fn no_picture(facts: &Facts<'_>, stats: &Stats) -> String {
         }
         Some(_) => {}
     }
+    if let Some(trouble) = decoder_trouble(stats, now_us) {
+        return trouble;
+    }
     if let Some(late_us) = stats.lateness.percentile_us(950, now_us) {
         return format!(
             "pictures come up to {} ms too late for the delay of {} ms ({}): a longer delay would show them",
@@ -135,13 +139,35 @@ fn no_picture(facts: &Facts<'_>, stats: &Stats) -> String {
     if stats.waits_for_keyframe {
         return "waiting for the encoder's next keyframe".to_owned();
     }
-    if let Some(error) = &stats.last_decode_error {
-        return format!("the pictures can't be decoded: {error}");
-    }
     if stats.video_units == 0 && stats.audio_units > 0 {
         return "the encoder sends sound but no picture".to_owned();
     }
     "the first picture is on its way".to_owned()
+}
+
+/// What keeps the decoder from giving pictures; nothing once one came out.
+fn decoder_trouble(stats: &Stats, now_us: i64) -> Option<String> {
+    let at_work_us = stats
+        .decoding_since_us
+        .map_or(0, |since_us| now_us - since_us);
+    if at_work_us >= HANGS_US {
+        // A process of its own would have been ended by now.
+        return Some(format!(
+            "the decoder has been at one picture for {}: if it stays so, restart this program; \
+             with decoder.isolation = process only the decoder would be",
+            span(at_work_us)
+        ));
+    }
+    if stats.decoder_loss.is_some() {
+        return stats.decoder_loss.clone();
+    }
+    let error = stats.last_decode_error.as_ref()?;
+    let next = if stats.waits_for_keyframe {
+        "; waiting for the encoder's next keyframe"
+    } else {
+        ""
+    };
+    Some(format!("the pictures can't be decoded: {error}{next}"))
 }
 
 /// Live, but not well.
@@ -186,6 +212,9 @@ fn span(us: i64) -> String {
         _ => format!("{} h", seconds / 3_600),
     }
 }
+
+/// No picture takes so long: the largest keyframes of 4K were seen to take 118 ms.
+const HANGS_US: i64 = 2_000_000;
 
 /// A picture is new for so long: two at 2 fps.
 const FRESH_US: i64 = 1_000_000;

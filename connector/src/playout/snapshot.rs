@@ -74,6 +74,8 @@ pub struct VideoSnapshot {
     pub lost_total: u64,
     /// The decoder could not read them.
     pub decode_errors_total: u64,
+    /// The decoder crashed or hung, and another took its place.
+    pub decoder_restarts_total: u64,
 }
 
 /// The sound of a line.

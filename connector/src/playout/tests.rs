@@ -76,7 +76,7 @@ impl Fixture {
             delay_us: DELAY_US,
             output: OutputKind::Null,
         };
-        let make = || Ok(Box::new(FfmpegDecoder::new()?) as Box<dyn Decoder>);
+        let make = || Decoders::default().open("Camera 1");
         let (playout, handle) =
             Playout::start_with(settings, Box::new(noted.clone()), Box::new(make)).unwrap();
         Self {

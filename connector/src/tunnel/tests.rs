@@ -24,6 +24,7 @@ use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 
 use super::*;
 use crate::{
+    decode::Decoders,
     lines::Delay,
     output::{OutputKind, Outputs},
 };
@@ -199,6 +200,7 @@ impl Studio {
             Delay::Normal,
             Outputs::null_only(),
             OutputKind::Null,
+            Decoders::default(),
         )
         .unwrap();
         let line = lines.add("Camera 1", None).unwrap().id;

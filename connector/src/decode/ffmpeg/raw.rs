@@ -13,7 +13,7 @@ use std::{
 use ffmpeg_next::ffi;
 use firstmile_shared::media::Codec;
 
-use crate::decode::{DecodeError, PIXELS_MAX};
+use crate::decode::DecodeError;
 
 /// An error number of FFmpeg's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +49,13 @@ unsafe impl Send for Context {}
 impl Context {
     /// Opens a decoder with the configuration (`extradata`), which may be empty where the codec has none.
     ///
-    /// One thread, or threads for the slices of one picture: frame threads would hold back a picture each.
+    /// One thread, or threads for the slices of one picture: frame threads would hold back a picture each. FFmpeg
+    /// refuses pictures of more than `max_pixels`, also if their size changes later.
     pub(super) fn open(
         codec: Codec,
         extradata: &[u8],
         threads: c_int,
+        max_pixels: u32,
     ) -> Result<Self, DecodeError> {
         let none = DecodeError::NoDecoder { codec };
         let decoder = find(codec).ok_or_else(|| none.clone())?;
@@ -72,7 +74,7 @@ impl Context {
                 num: 1,
                 den: 1_000_000,
             };
-            context.max_pixels = i64::from(PIXELS_MAX);
+            context.max_pixels = i64::from(max_pixels);
         }
         context.set_extradata(extradata)?;
         // SAFETY: context and decoder belong together; no options are passed.

@@ -3,6 +3,10 @@ use firstmile_shared::media::AccessUnit;
 use super::*;
 use crate::decode::clip::{camera, clip};
 
+fn new_decoder() -> FfmpegDecoder {
+    FfmpegDecoder::new(crate::decode::PIXELS_MAX).unwrap()
+}
+
 fn coded(unit: &AccessUnit) -> CodedUnit {
     CodedUnit {
         codec: unit.codec,
@@ -46,8 +50,8 @@ fn decode(decoder: &mut FfmpegDecoder, units: &[AccessUnit]) -> Run {
         take(&mut run, n + 1, out);
     }
     let mut out = Vec::new();
-    decoder.finish(MediaKind::Video, &mut out);
-    decoder.finish(MediaKind::Audio, &mut out);
+    decoder.finish(MediaKind::Video, &mut out).unwrap();
+    decoder.finish(MediaKind::Audio, &mut out).unwrap();
     take(&mut run, units.len(), out);
     run
 }
@@ -82,7 +86,7 @@ fn every_picture_comes_out_as_soon_as_it_can() {
             return;
         };
         let video = only(&units, MediaKind::Video);
-        let run = decode(&mut FfmpegDecoder::new().unwrap(), &video);
+        let run = decode(&mut new_decoder(), &video);
         assert_eq!((run.errors.len(), run.pictures.len()), (0, 60), "{encoder}");
         for (n, (fed, _)) in run.pictures.iter().enumerate() {
             assert!(
@@ -125,7 +129,7 @@ fn sound_at_44_1_khz_loses_nothing_on_its_way_to_48() {
         let Some(units) = clip(&arguments) else {
             return;
         };
-        let run = decode(&mut FfmpegDecoder::new().unwrap(), &units);
+        let run = decode(&mut new_decoder(), &units);
         assert!(run.errors.is_empty());
         let frames: usize = run.sounds.iter().map(|sound| sound.sound.frames()).sum();
         let expected = units.len() * 1024 * 48_000 / usize::try_from(rate).unwrap();
@@ -173,9 +177,9 @@ fn a_change_of_format_loses_no_picture() {
     ] {
         let Some(second) = clip(&second) else { return };
         let units: Vec<_> = first.iter().chain(&second).cloned().collect();
-        let run = decode(&mut FfmpegDecoder::new().unwrap(), &units);
+        let run = decode(&mut new_decoder(), &units);
         assert_eq!((run.errors.len(), run.pictures.len()), (0, 120));
-        let alone = decode(&mut FfmpegDecoder::new().unwrap(), &second);
+        let alone = decode(&mut new_decoder(), &second);
         for ((_, picture), (_, expected)) in run.pictures[60..].iter().zip(&alone.pictures) {
             assert!(picture.picture.pixels[..] == expected.picture.pixels[..], "the same pictures");
         }
@@ -200,7 +204,7 @@ fn full_range_is_brought_to_limited() {
         let Some(units) = white(range, format) else {
             return;
         };
-        let run = decode(&mut FfmpegDecoder::new().unwrap(), &units);
+        let run = decode(&mut new_decoder(), &units);
         assert_eq!(run.pictures.len(), 10, "{range} {format}");
         let luma = mean_luma(&run.pictures[0].1.picture);
         assert!((luma - 235.0).abs() < 1.5, "{range} {format}: {luma}");
@@ -214,7 +218,7 @@ fn an_odd_size_becomes_an_even_one() {
     // 4:4:4 can have an odd width.
     let odd = "-f lavfi -i testsrc=size=321x181:rate=10:duration=1 -c:v libx264 -pix_fmt yuv444p -tune zerolatency";
     let Some(units) = clip(odd) else { return };
-    let run = decode(&mut FfmpegDecoder::new().unwrap(), &units);
+    let run = decode(&mut new_decoder(), &units);
     let picture = &run.pictures[0].1.picture;
     assert_eq!((picture.width, picture.height), (322, 181));
     assert_eq!(picture.pixels.len(), 322 * 181 * 2);
@@ -234,7 +238,7 @@ fn damage_is_an_error_and_never_the_end() {
         state
     };
     for _ in 0..5 {
-        let mut decoder = FfmpegDecoder::new().unwrap();
+        let mut decoder = new_decoder();
         let damaged: Vec<_> = (units.iter().cloned())
             .map(|mut unit| {
                 let mut bytes = unit.payload.to_vec();
@@ -270,7 +274,7 @@ fn a_stream_without_keyframes_is_shown_from_its_recovery_point() {
         unit.config = None;
     }
     video[0].config = config;
-    let run = decode(&mut FfmpegDecoder::new().unwrap(), &video);
+    let run = decode(&mut new_decoder(), &video);
     assert!(run.errors.is_empty());
     let (fed, _) = run.pictures[0];
     assert!(
@@ -282,7 +286,7 @@ fn a_stream_without_keyframes_is_shown_from_its_recovery_point() {
 
 #[test]
 fn a_configuration_that_can_not_be_is_named() {
-    let mut decoder = FfmpegDecoder::new().unwrap();
+    let mut decoder = new_decoder();
     let mut out = Vec::new();
     let unit = |codec, config: Option<&'static [u8]>| CodedUnit {
         codec,
@@ -332,7 +336,7 @@ fn opening_and_closing_does_not_leak() {
     };
     let open_and_close = |times: usize| {
         for _ in 0..times {
-            let run = decode(&mut FfmpegDecoder::new().unwrap(), &units[..4]);
+            let run = decode(&mut new_decoder(), &units[..4]);
             assert!(!run.pictures.is_empty());
         }
     };
