@@ -3,9 +3,9 @@
 //! NDI® is a registered trademark of Vizrt NDI AB, <https://ndi.video/>. The runtime may not be shipped with this
 //! program; without it everything else works.
 
-mod poll;
 mod sender;
 mod sys;
+mod watcher;
 
 use std::{
     env,
@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use self::{poll::Poller, sys::OpenError};
+use self::sys::OpenError;
 use crate::os::{NDI_DOWNLOAD, NDI_LIBRARY_NAMES, ndi_folders};
 
 use self::sender::NdiSender;
@@ -47,9 +47,6 @@ pub enum NdiError {
         /// The library.
         path: PathBuf,
     },
-    /// The thread that asks for tally could not be started.
-    #[error("no thread for NDI's tally")]
-    Thread(#[source] std::io::Error),
 }
 
 /// The loaded runtime; cheap to clone. It stays loaded until the process ends.
@@ -63,7 +60,6 @@ struct Inner {
     api: Arc<sys::Api>,
     path: PathBuf,
     version: String,
-    poller: Poller,
 }
 
 impl Ndi {
@@ -80,7 +76,7 @@ impl Ndi {
                 continue;
             }
             match sys::open(&path) {
-                Ok(api) => return Self::started(api, path),
+                Ok(api) => return Ok(Self::started(api, path)),
                 Err(OpenError::Load(reason)) => {
                     tried.push(format!("{}: {reason}", path.display()));
                 }
@@ -97,7 +93,7 @@ impl Ndi {
     }
 
     #[expect(unsafe_code, reason = "reads a C string of the library")]
-    fn started(api: sys::Api, path: PathBuf) -> Result<Self, NdiError> {
+    fn started(api: sys::Api, path: PathBuf) -> Self {
         // SAFETY: the function takes nothing and returns a static string, or null.
         let version = unsafe {
             let version = (api.version)();
@@ -107,14 +103,13 @@ impl Ndi {
                 CStr::from_ptr(version).to_string_lossy().into_owned()
             }
         };
-        Ok(Self {
+        Self {
             inner: Arc::new(Inner {
                 api: Arc::new(api),
                 path,
                 version,
-                poller: Poller::start().map_err(NdiError::Thread)?,
             }),
-        })
+        }
     }
 
     /// The library file.
@@ -133,9 +128,7 @@ impl Ndi {
         name: &str,
         groups: Option<&str>,
     ) -> Result<NdiSender, SenderError> {
-        let sender = NdiSender::create(&self.inner.api, name, groups)?;
-        self.inner.poller.add(sender.watched());
-        Ok(sender)
+        NdiSender::create(&self.inner.api, name, groups)
     }
 }
 

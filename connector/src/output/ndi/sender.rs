@@ -3,23 +3,19 @@
 
 use std::{
     ffi::{CStr, CString, NulError, c_int},
-    fmt, mem,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU32, Ordering},
-        mpsc,
-    },
+    fmt, io, mem,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
 
 use tracing::warn;
 
-use super::sys::{self, Api, Instance};
-use crate::{
-    output::{FrameRate, Output, Picture, Receivers, SAMPLE_RATE, Sound},
-    playout::Tally,
+use super::{
+    sys::{self, Api, Instance},
+    watcher::Watcher,
 };
+use crate::output::{FrameRate, Output, Picture, Receivers, SAMPLE_RATE, Sound};
 
 /// Why a source could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +32,9 @@ pub enum SenderError {
     /// C strings end at a NUL.
     #[error("a source's name and groups can't hold a NUL")]
     Nul(#[from] NulError),
+    /// The thread that waits for the source's tally could not be started.
+    #[error("no thread for the tally of the NDI source")]
+    Thread(#[source] io::Error),
 }
 
 /// An NDI source; it is seen on the network as long as this lives.
@@ -44,28 +43,18 @@ pub enum SenderError {
 /// one is held here.
 pub(crate) struct NdiSender {
     api: Arc<Api>,
-    /// Alive until `drop`. A copy of the one in `watched`, so that sending never waits for a poll.
+    /// Alive until `drop`.
     handle: Handle,
-    watched: Arc<Watched>,
+    watcher: Watcher,
     name: String,
     held: Option<Arc<Picture>>,
 }
 
-/// What the poll thread sees of a sender.
-#[derive(Debug)]
-pub(super) struct Watched {
-    api: Arc<Api>,
-    /// Taken out before it is destroyed, so a poll never meets a dead one.
-    instance: Mutex<Option<Handle>>,
-    connections: AtomicU32,
-    tally: AtomicU32,
-}
-
 #[derive(Clone, Copy, Debug)]
-struct Handle(Instance);
+pub(super) struct Handle(pub(super) Instance);
 
 // SAFETY: NDI's documentation allows all calls on a sender from any thread at once, but for creation and
-// destruction; those are ordered by `Watched::instance`.
+// destruction: it is destroyed only after its watcher has ended.
 unsafe impl Send for Handle {}
 
 impl NdiSender {
@@ -86,31 +75,27 @@ impl NdiSender {
             if number > 1 {
                 warn!(name, used = numbered, "an NDI source of this name exists");
             }
-            return Ok(Self::new(api, handle, numbered));
+            return Self::new(api, handle, numbered);
         }
         Err(SenderError::Refused {
             name: name.to_owned(),
         })
     }
 
-    fn new(api: &Arc<Api>, handle: Handle, name: String) -> Self {
+    fn new(api: &Arc<Api>, handle: Handle, name: String) -> Result<Self, SenderError> {
         describe(api, handle);
-        Self {
-            name: source_name(api, handle).unwrap_or(name),
+        let name = source_name(api, handle).unwrap_or(name);
+        let watcher = Watcher::start(api, handle).map_err(|error| {
+            destroy(api, handle);
+            SenderError::Thread(error)
+        })?;
+        Ok(Self {
+            name,
             api: api.clone(),
             handle,
-            watched: Arc::new(Watched {
-                api: api.clone(),
-                instance: Mutex::new(Some(handle)),
-                connections: AtomicU32::new(0),
-                tally: AtomicU32::new(0),
-            }),
+            watcher,
             held: None,
-        }
-    }
-
-    pub(super) fn watched(&self) -> Weak<Watched> {
-        Arc::downgrade(&self.watched)
+        })
     }
 }
 
@@ -171,15 +156,7 @@ impl Output for NdiSender {
     }
 
     fn receivers(&self) -> Option<Receivers> {
-        let tally = match self.watched.tally.load(Ordering::Relaxed) {
-            PROGRAM => Tally::Program,
-            PREVIEW => Tally::Preview,
-            _ => Tally::Off,
-        };
-        Some(Receivers {
-            connections: self.watched.connections.load(Ordering::Relaxed),
-            tally,
-        })
+        Some(self.watcher.receivers())
     }
 }
 
@@ -187,12 +164,16 @@ impl Drop for NdiSender {
     /// Destroying a source was seen to hang for ever in some environments, so it happens on a thread of its own
     /// that is left behind after a while: the one thread that is not always joined.
     fn drop(&mut self) {
-        let Some(handle) = self.watched.lock().take() else {
-            return;
-        };
-        // Never freed while the library may read it: not even if the thread hangs or can't be started.
+        // Never freed while the library may read it: not even if a thread hangs or can't be started.
         let held = mem::ManuallyDrop::new(self.held.take());
-        let api = self.api.clone();
+        if !self.watcher.end() {
+            warn!(
+                name = self.name,
+                "NDI did not answer for this source in time: left to itself"
+            );
+            return;
+        }
+        let (api, handle) = (self.api.clone(), self.handle);
         let (done, wait) = mpsc::sync_channel(1);
         let destroyer = thread::Builder::new()
             .name("ndi-destroy".to_owned())
@@ -217,38 +198,6 @@ impl fmt::Debug for NdiSender {
         f.debug_struct("NdiSender")
             .field("name", &self.name)
             .finish_non_exhaustive()
-    }
-}
-
-impl Watched {
-    /// Asks the library, with the sender held alive meanwhile.
-    pub(super) fn poll(&self) {
-        let instance = self.lock();
-        let Some(Handle(instance)) = *instance else {
-            return;
-        };
-        let mut flags = sys::TallyFlags::default();
-        // SAFETY: the instance is alive while the lock is held; a timeout of 0 returns at once.
-        let connections = unsafe {
-            (self.api.get_tally)(instance, &raw mut flags, 0);
-            (self.api.get_no_connections)(instance, 0)
-        };
-        let tally = match flags {
-            sys::TallyFlags {
-                on_program: true, ..
-            } => PROGRAM,
-            sys::TallyFlags {
-                on_preview: true, ..
-            } => PREVIEW,
-            sys::TallyFlags { .. } => OFF,
-        };
-        self.tally.store(tally, Ordering::Relaxed);
-        self.connections
-            .store(u32::try_from(connections).unwrap_or(0), Ordering::Relaxed);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Handle>> {
-        self.instance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -312,10 +261,6 @@ fn destroy(api: &Api, Handle(instance): Handle) {
 fn to_int(value: u32) -> c_int {
     c_int::try_from(value).unwrap_or(c_int::MAX)
 }
-
-const OFF: u32 = 0;
-const PREVIEW: u32 = 1;
-const PROGRAM: u32 = 2;
 
 /// " 2" to " 9": more than nine of one name is a mistake somewhere.
 const NAMES_TRIED: u32 = 9;
