@@ -21,6 +21,7 @@ use crate::{
     decode::{self, Decoders},
     lines::Delay,
     output::OutputKind,
+    playout::Slate,
 };
 
 /// The program's name: of its state folder, its configuration file and in its messages.
@@ -45,6 +46,10 @@ pub struct Config {
     /// `normal`: what LTE in town needs.
     #[serde(deserialize_with = "config::text")]
     pub delay: StudioDelay,
+    /// What lines show while they have no picture: `clean`, `diagnostic`, `black`, or the absolute path of a PNG or JPEG.
+    /// Default `clean`: nothing that surprises on program.
+    #[serde(deserialize_with = "config::text")]
+    pub slate: StudioSlate,
     /// The connections to relays.
     pub tunnel: TunnelConfig,
     /// The log.
@@ -301,6 +306,20 @@ impl FromStr for StudioDelay {
     }
 }
 
+/// `slate` as it was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StudioSlate(pub Slate);
+
+impl FromStr for StudioSlate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Slate::parse(text.trim())
+            .map(Self)
+            .ok_or("the slate is clean, diagnostic, black, or the absolute path of a PNG or JPEG")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -327,6 +346,7 @@ mod tests {
         let config = parse(
             r#"
             delay = 100
+            slate = "/media/card.png"
             [http]
             listen = "[::]:0"
             [output]
@@ -350,6 +370,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.delay.0.ms(), 100);
+        assert_eq!(config.slate.0, Slate::File("/media/card.png".to_owned()));
         assert_eq!(OutputKind::from(config.output.default), OutputKind::Null);
         assert_eq!(
             config.ndi_settings().groups.as_deref(),
@@ -388,6 +409,10 @@ mod tests {
             (
                 "[decoder]\nmax_pixels = '99999x99999'\n",
                 vec!["decoder.max_pixels: \"99999x99999\"", "8192x8192"],
+            ),
+            (
+                "slate = 'card.png'\n",
+                vec!["slate: \"card.png\"", "absolute path", "connector.toml"],
             ),
             ("[relay]\n", vec!["relay: unknown setting"]),
         ] {

@@ -296,6 +296,13 @@ impl Control {
                 ),
             });
         }
+        for fault in self.lines.slate_faults() {
+            notices.push(Notice {
+                severity: Severity::Warning,
+                text: format!("{fault}."),
+                remedy: Some("The file is tried again every 10 s.".to_owned()),
+            });
+        }
         if let Some(text) = self.lines.ndi_error() {
             notices.push(Notice {
                 severity: Severity::Warning,

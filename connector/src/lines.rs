@@ -37,7 +37,7 @@ use self::{
 use crate::{
     decode::Decoders,
     output::{OutputKind, Outputs},
-    playout::{LineHandle, LineSnapshot},
+    playout::{LineHandle, LineSnapshot, Slate},
 };
 
 /// One line as the rest of the program sees it.
@@ -223,6 +223,18 @@ impl Lines {
         self.inner.stage.as_ref()?.ndi_error()
     }
 
+    /// Sets the card of lines that have none of their own; before [`Lines::run`].
+    pub fn set_studio_slate(&self, slate: Slate) {
+        if let Some(stage) = &self.inner.stage {
+            stage.set_slate(slate);
+        }
+    }
+
+    /// Why a studio's own card can't be shown, for each line that has one; the neutral card is shown instead.
+    pub fn slate_faults(&self) -> Vec<String> {
+        (self.inner.stage.as_ref()).map_or_else(Vec::new, Stage::slate_faults)
+    }
+
     /// What is wrong with the last edit by hand; `None` when it was taken.
     pub fn refused_edit(&self) -> Option<String> {
         lock(&self.inner.refused_edit).clone()
@@ -240,13 +252,15 @@ impl Lines {
         self.edit(|store| store.remove(line.id))
     }
 
-    /// Sets keys of [`settings::KEYS`]: all of them or none.
+    /// Sets keys of [`settings::KEYS`]: all of them or none. A picture file that can't be shown is refused here; one that
+    /// goes bad later, or was written into the file by hand, is told by [`Lines::slate_faults`].
     pub fn configure(&self, name: &str, pairs: &[(String, String)]) -> Result<Line, LinesError> {
         let line = self.find(name)?;
         let mut settings = line.settings;
         for (key, value) in pairs {
             settings.set(key, value)?;
         }
+        settings.check_slate()?;
         self.edit(|store| store.change(line.id, |entry| entry.settings = settings))
     }
 

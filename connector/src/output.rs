@@ -35,7 +35,7 @@ pub trait Output: Send + fmt::Debug {
     /// Plays a sound after the ones before.
     fn play(&mut self, sound: &Sound, timecode: i64);
 
-    /// What receivers do, as of the last poll; `None` if this output can't tell.
+    /// What receivers do now; `None` if this output can't tell. Never waits.
     fn receivers(&self) -> Option<Receivers> {
         None
     }

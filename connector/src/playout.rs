@@ -15,6 +15,7 @@ mod slate;
 mod snapshot;
 mod sound;
 mod stats;
+mod trouble;
 
 use std::{
     io,
@@ -26,16 +27,23 @@ use firstmile_shared::{clock::now_us, media::MediaKind, tunnel::unit::Unit};
 use tokio::sync::watch;
 use tracing::error;
 
-use self::{decoding::MakeDecoder, line::Line};
+use self::{
+    decoding::MakeDecoder,
+    line::{Absence, Line},
+    slate::{Cards, Sitter, Words},
+};
 use crate::{
     decode::Decoders,
     os::wait_until,
     output::{Output, OutputKind, Outputs},
 };
 
-pub use self::snapshot::{
-    AudioSnapshot, HistogramSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot,
-    Percentiles, Tally, VideoSnapshot,
+pub use self::{
+    slate::{Artist, ImageError, Slate},
+    snapshot::{
+        AudioSnapshot, HistogramSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot,
+        Percentiles, Tally, VideoSnapshot,
+    },
 };
 
 /// What a line is started with.
@@ -47,6 +55,28 @@ pub struct LineSettings {
     pub delay_us: i64,
     /// Where the line goes.
     pub output: OutputKind,
+    /// How long the last picture stays while the line is off program, microseconds; `None`: without limit.
+    pub hold_us: Option<i64>,
+    /// What follows it.
+    pub slate: Slate,
+    /// Added to the due time of the sound, microseconds: more than 0 makes it later than the picture. Less than 0 needs
+    /// a delay that is longer, or the sound would be due before it comes.
+    pub sound_trim_us: i64,
+}
+
+impl LineSettings {
+    /// A line with everything else as it is by default.
+    pub fn new(name: &str, delay_us: i64, output: OutputKind) -> Self {
+        let absence = Absence::default();
+        Self {
+            name: name.to_owned(),
+            delay_us,
+            output,
+            hold_us: absence.hold_us,
+            slate: absence.slate,
+            sound_trim_us: 0,
+        }
+    }
 }
 
 /// A unit with the times that only the tunnel can map to this machine's clock.
@@ -89,25 +119,31 @@ pub struct LineHandle {
 }
 
 impl Playout {
-    /// Opens the line's output and starts its threads.
+    /// Opens the line's output and starts its threads; `artist` draws its cards.
     pub fn start(
-        settings: LineSettings,
+        settings: &LineSettings,
         outputs: &Outputs,
         decoders: &Decoders,
+        artist: &Artist,
     ) -> io::Result<(Self, LineHandle)> {
         let output = outputs.open(settings.output, &settings.name);
         let (decoders, name) = (decoders.clone(), settings.name.clone());
         let make = move || decoders.open(&name);
-        Self::start_with(settings, output, Box::new(make))
+        Self::start_with(settings, output, artist, Box::new(make))
     }
 
     fn start_with(
-        settings: LineSettings,
+        settings: &LineSettings,
         output: Box<dyn Output>,
+        artist: &Artist,
         make: Box<MakeDecoder>,
     ) -> io::Result<(Self, LineHandle)> {
         let shown_as = (output.kind(), output.name().to_owned());
-        let line = Arc::new(Line::new(settings.name, settings.delay_us, shown_as));
+        let name = settings.name.clone();
+        let line = Arc::new(Line::new(name, settings.delay_us, shown_as));
+        let handle = LineHandle { line: line.clone() };
+        handle.set(settings);
+        let cards: Box<dyn Cards> = Box::new(artist.easel(Arc::new(handle.clone())));
         // Stopped and joined when dropped, also if the second thread can't be had.
         let mut playout = Self {
             line: line.clone(),
@@ -115,13 +151,13 @@ impl Playout {
         };
         playout.spawn("output", {
             let line = line.clone();
-            move || showing::run(&line, output)
+            move || showing::run(&line, output, cards)
         })?;
         playout.spawn("decode", {
             let line = line.clone();
             move || decoding::run(&line, &*make)
         })?;
-        Ok((playout, LineHandle { line }))
+        Ok((playout, handle))
     }
 
     /// Whether its threads run. One that does not has a fault and has to be started anew.
@@ -229,10 +265,20 @@ impl LineHandle {
         stats.bitrate_bps = bitrate_bps;
     }
 
-    /// Changes the studio delay at once.
-    pub fn set_delay(&self, delay_us: i64) {
-        self.line.set_delay(delay_us);
+    /// Takes over what can change while the line plays: all but its name and its output.
+    pub fn set(&self, settings: &LineSettings) {
+        self.line.set_delay(settings.delay_us);
+        self.line.set_sound_trim(settings.sound_trim_us);
+        *self.line.absence() = Absence {
+            hold_us: settings.hold_us,
+            slate: settings.slate.clone(),
+        };
         self.line.arrived.notify_one();
+    }
+
+    /// Why the studio's own card can't be shown, with what to do; `None` while nothing is wrong with it.
+    pub fn slate_fault(&self) -> Option<String> {
+        self.line.stats().slate_fault.clone()
     }
 
     /// Follows whether receivers have the source on air. Cheap to ask and to wait for.
@@ -242,6 +288,10 @@ impl LineHandle {
 
     /// The line at this moment.
     pub fn snapshot(&self) -> LineSnapshot {
+        self.with_facts(report::snapshot)
+    }
+
+    fn with_facts<T>(&self, tell: impl FnOnce(&report::Facts<'_>, &line::Stats) -> T) -> T {
         let now_us = now_us();
         let (feed, is_on, losses) = {
             let mut feeds = self.line.feeds();
@@ -259,7 +309,21 @@ impl LineHandle {
             losses,
             now_us,
         };
-        report::snapshot(&facts, &self.line.stats())
+        tell(&facts, &self.line.stats())
+    }
+}
+
+impl Sitter for LineHandle {
+    fn name(&self) -> &str {
+        &self.line.name
+    }
+
+    fn words(&self) -> Option<Words> {
+        self.with_facts(report::words)
+    }
+
+    fn fault(&self, fault: Option<&str>) {
+        self.line.stats().slate_fault = fault.map(str::to_owned);
     }
 }
 

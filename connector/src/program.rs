@@ -53,6 +53,7 @@ impl Connector {
             config.output.default.into(),
             config.decoders(),
         )?;
+        lines.set_studio_slate(config.slate.0.clone());
         let tunnels = open_tunnels(config, &state, &lines)?;
         let health = Health::default();
         let control = Control::new(lines.clone(), tunnels.clone(), health.clone());

@@ -1,11 +1,13 @@
 //! What can be set on a line: the keys of `line set`, of the page and of `lines.toml`, as text and as values.
 //!
 //! One table, [`KEYS`], names them all; every value is parsed here and nowhere else, so the command line, the page
-//! and the file accept and refuse the same things with the same words. No I/O.
+//! and the file accept and refuse the same things with the same words. No I/O, but for [`Settings::check_slate`].
 
 use std::{fmt, time::Duration};
 
 use firstmile_shared::tunnel::control::Takeover;
+
+use crate::playout::Slate;
 
 /// The keys that `line set` takes, in the order in which they are listed.
 pub const KEYS: [&str; 10] = [
@@ -22,7 +24,7 @@ pub const KEYS: [&str; 10] = [
 ];
 
 /// Those that this version acts on; the others are checked and kept for a later one.
-pub const SERVED_KEYS: [&str; 2] = ["delay", "takeover"];
+pub const SERVED_KEYS: [&str; 5] = ["delay", "hold", "slate", "audio_trim_ms", "takeover"];
 
 /// Everything that can be set on one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub struct Settings {
     /// How long the last picture stays when the feed is gone.
     pub hold: Hold,
     /// What follows it.
-    pub slate: Slate,
+    pub slate: LineSlate,
     /// Added to the time of the sound, milliseconds: more than 0 makes it later.
     pub audio_trim_ms: i32,
     /// Who wins when a second encoder uses the key.
@@ -59,6 +61,9 @@ pub enum SettingError {
         /// The key as given.
         key: String,
     },
+    /// The studio's own card can't be shown.
+    #[error("{0}")]
+    Slate(String),
     /// The value is none that the key takes.
     #[error("{key} = {value:?} is not {expected}")]
     Value {
@@ -90,7 +95,7 @@ impl Settings {
             "format" => Format::parse(text).map(|format| self.format = format),
             "decoder" => Decoder::parse(text).map(|decoder| self.decoder = decoder),
             "hold" => Hold::parse(text).map(|hold| self.hold = hold),
-            "slate" => Slate::parse(text).map(|slate| self.slate = slate),
+            "slate" => LineSlate::parse(text).map(|slate| self.slate = slate),
             "audio_trim_ms" => (text.parse().ok())
                 .filter(|trim| (-AUDIO_TRIM_MS_MAX..=AUDIO_TRIM_MS_MAX).contains(trim))
                 .map(|trim| self.audio_trim_ms = trim),
@@ -104,6 +109,16 @@ impl Settings {
             value: value.to_owned(),
             expected: expected(key),
         })
+    }
+
+    /// Whether the line's own picture file can be shown: the one check that reads a disk.
+    pub fn check_slate(&self) -> Result<(), SettingError> {
+        match &self.slate {
+            LineSlate::Own(slate) => {
+                (slate.check()).map_err(|error| SettingError::Slate(error.to_string()))
+            }
+            LineSlate::Studio => Ok(()),
+        }
     }
 
     /// The value of one of [`KEYS`] as text that [`Settings::set`] takes.
@@ -310,7 +325,7 @@ impl Decoder {
     }
 }
 
-/// How long the last picture stays after the feed is gone. On program it always stays.
+/// How long the last picture stays after it was due, while no other comes. On program, and for 10 s after, it always stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
     /// Until the feed is back.
@@ -320,22 +335,35 @@ pub enum Hold {
 }
 
 impl Default for Hold {
-    /// 10 s: longer than an encoder's usual reconnect, short enough to see that a camera is gone.
+    /// 2 s: a hiccup of the network passes unseen, and the director soon sees which camera is gone.
     fn default() -> Self {
-        Self::For(Duration::from_secs(10))
+        Self::For(Duration::from_secs(2))
     }
 }
 
 impl Hold {
+    /// Microseconds; `None`: without limit.
+    pub fn us(self) -> Option<i64> {
+        match self {
+            Self::Forever => None,
+            Self::For(time) => Some(i64::try_from(time.as_micros()).unwrap_or(i64::MAX)),
+        }
+    }
+
     fn parse(text: &str) -> Option<Self> {
         if text == FOREVER {
             return Some(Self::Forever);
         }
-        let seconds: u64 = match text.strip_suffix('m') {
-            Some(minutes) => minutes.parse::<u64>().ok()?.checked_mul(60)?,
-            None => text.strip_suffix('s').unwrap_or(text).parse().ok()?,
+        let (number, unit_ms) = if let Some(number) = text.strip_suffix("ms") {
+            (number, 1)
+        } else if let Some(number) = text.strip_suffix('m') {
+            (number, 60_000)
+        } else {
+            (text.strip_suffix('s').unwrap_or(text), 1000)
         };
-        (seconds <= HOLD_SECONDS_MAX).then_some(Self::For(Duration::from_secs(seconds)))
+        let number: u64 = number.parse().ok()?;
+        let ms = number.checked_mul(unit_ms)?;
+        (ms <= HOLD_MS_MAX).then_some(Self::For(Duration::from_millis(ms)))
     }
 }
 
@@ -343,40 +371,45 @@ impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Forever => f.write_str(FOREVER),
+            Self::For(time) if time.subsec_millis() > 0 => write!(f, "{}ms", time.as_millis()),
             Self::For(time) => write!(f, "{}s", time.as_secs()),
         }
     }
 }
 
-/// The picture shown while there is none.
+/// The card of one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Slate {
-    /// The neutral card.
+pub enum LineSlate {
+    /// The studio's, as all lines that were not told otherwise.
     #[default]
-    Card,
-    /// Black.
-    Black,
-    /// A picture file: an absolute path.
-    File(String),
+    Studio,
+    /// Its own.
+    Own(Slate),
 }
 
-impl Slate {
-    fn parse(text: &str) -> Option<Self> {
-        match text {
-            "card" => Some(Self::Card),
-            "black" => Some(Self::Black),
-            path => (std::path::Path::new(path).is_absolute()).then(|| Self::File(path.to_owned())),
+impl LineSlate {
+    /// The card, `studio` being the studio's.
+    pub fn or<'a>(&'a self, studio: &'a Slate) -> &'a Slate {
+        match self {
+            Self::Studio => studio,
+            Self::Own(slate) => slate,
         }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if text == STUDIO {
+            return Some(Self::Studio);
+        }
+        Slate::parse(text).map(Self::Own)
     }
 }
 
-impl fmt::Display for Slate {
+impl fmt::Display for LineSlate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Card => "card",
-            Self::Black => "black",
-            Self::File(path) => path,
-        })
+        match self {
+            Self::Studio => f.write_str(STUDIO),
+            Self::Own(slate) => slate.fmt(f),
+        }
     }
 }
 
@@ -422,8 +455,8 @@ fn expected(key: &str) -> &'static str {
         "lag" => "auto, or 100 to 30000 milliseconds",
         "format" => "auto, or a size and a rate like 1080p25, 1080i50 or 1280x720p59.94",
         "decoder" => "auto, software or hardware",
-        "hold" => "forever, or a time up to a day like 10s or 5m",
-        "slate" => "card, black, or the absolute path of a picture",
+        "hold" => "forever, or a time up to a day like 500ms, 10s or 5m",
+        "slate" => "studio, clean, diagnostic, black, or the absolute path of a PNG or JPEG",
         "audio_trim_ms" => "a number of milliseconds from -2000 to 2000",
         "takeover" => "smart, always or never",
         "track" => "a track number from 0 to 255",
@@ -442,7 +475,7 @@ const LAG_MS_MIN: u32 = 100;
 const AUDIO_TRIM_MS_MAX: i32 = 2000;
 
 /// A day.
-const HOLD_SECONDS_MAX: u64 = 24 * 60 * 60;
+const HOLD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 
 const AUTO: &str = "auto";
 const STUDIO: &str = "studio";

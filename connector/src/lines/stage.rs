@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{Mutex, OnceLock, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -18,8 +18,8 @@ use super::{Line, LineSet, lock};
 use crate::{
     decode::Decoders,
     output::{OutputKind, Outputs},
+    playout::{Artist, LineHandle, LineSnapshot, Playout, Slate},
     playout::{AudioSnapshot, HopsSnapshot, LineSettings, LineState, VideoSnapshot},
-    playout::{LineHandle, LineSnapshot, Playout},
 };
 
 #[derive(Debug)]
@@ -27,6 +27,10 @@ pub(super) struct Stage {
     outputs: Outputs,
     kind: OutputKind,
     decoders: Decoders,
+    /// The card of lines that have none of their own.
+    slate: Mutex<Slate>,
+    /// Draws all cards; started with the first line.
+    artist: OnceLock<Artist>,
     /// Held while playouts start and stop.
     players: Mutex<BTreeMap<u32, Player>>,
     handles: RwLock<BTreeMap<u32, LineHandle>>,
@@ -38,7 +42,7 @@ pub(super) struct Stage {
 struct Player {
     playout: Playout,
     handle: LineHandle,
-    /// What it was started with: a change of anything but the delay starts it anew.
+    /// What it plays with: a change of its name or its output starts it anew.
     settings: LineSettings,
 }
 
@@ -55,6 +59,8 @@ impl Stage {
             outputs,
             kind,
             decoders,
+            slate: Mutex::default(),
+            artist: OnceLock::new(),
             players: Mutex::default(),
             handles: RwLock::default(),
             faults: Mutex::default(),
@@ -66,6 +72,19 @@ impl Stage {
             OutputKind::Ndi => self.outputs.ndi_error().map(str::to_owned),
             OutputKind::Null => None,
         }
+    }
+
+    pub(super) fn set_slate(&self, slate: Slate) {
+        *lock(&self.slate) = slate;
+    }
+
+    /// Why studios' own cards can't be shown.
+    pub(super) fn slate_faults(&self) -> Vec<String> {
+        let handles = self.handles.read().unwrap_or_else(PoisonError::into_inner);
+        handles
+            .values()
+            .filter_map(LineHandle::slate_fault)
+            .collect()
     }
 
     /// Brings the playouts to `set`. What did not change is not touched.
@@ -152,11 +171,23 @@ impl Stage {
     }
 
     fn settings(&self, line: &Line) -> LineSettings {
+        let settings = &line.settings;
         LineSettings {
             name: line.name.clone(),
             delay_us: i64::from(line.delay_ms) * 1000,
             output: self.kind,
+            hold_us: settings.hold.us(),
+            slate: settings.slate.or(&lock(&self.slate)).clone(),
+            sound_trim_us: i64::from(settings.audio_trim_ms) * 1000,
         }
+    }
+
+    fn artist(&self) -> io::Result<&Artist> {
+        if let Some(artist) = self.artist.get() {
+            return Ok(artist);
+        }
+        let artist = Artist::start()?;
+        Ok(self.artist.get_or_init(|| artist))
     }
 
     /// A line that can't be started is tried again later; the others never notice.
@@ -166,7 +197,8 @@ impl Stage {
             return;
         }
         let started = catch_unwind(AssertUnwindSafe(|| {
-            Playout::start(settings.clone(), &self.outputs, &self.decoders)
+            let artist = self.artist()?;
+            Playout::start(&settings, &self.outputs, &self.decoders, artist)
         }));
         match started.unwrap_or_else(|_| Err(io::Error::other("it panicked"))) {
             Ok((playout, handle)) => {
@@ -201,17 +233,20 @@ impl Fault {
 
 impl Player {
     fn can_take(&self, new: &LineSettings) -> bool {
-        let delay_us = self.settings.delay_us;
-        LineSettings {
-            delay_us,
-            ..new.clone()
-        } == self.settings
+        (&new.name, new.output) == (&self.settings.name, self.settings.output)
     }
 
     fn take(&mut self, new: LineSettings) {
-        if new.delay_us != self.settings.delay_us {
-            info!(line = new.name, delay_ms = new.delay_us / 1000, "delay set");
-            self.handle.set_delay(new.delay_us);
+        if new != self.settings {
+            info!(
+                line = new.name,
+                delay_ms = new.delay_us / 1000,
+                hold_ms = new.hold_us.map(|hold_us| hold_us / 1000),
+                slate = %new.slate,
+                audio_trim_ms = new.sound_trim_us / 1000,
+                "settings taken over"
+            );
+            self.handle.set(&new);
             self.settings = new;
         }
     }

@@ -68,6 +68,11 @@ impl Sound {
         &self.samples
     }
 
+    /// The same, to change them.
+    pub fn into_samples(self) -> Vec<f32> {
+        self.samples
+    }
+
     /// The samples of one channel, from 0.
     pub fn channel(&self, channel: usize) -> &[f32] {
         self.samples

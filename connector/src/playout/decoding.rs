@@ -170,7 +170,6 @@ impl<'a> Decoding<'a> {
         self.recovery.new_feed();
         self.rate = RateFinder::default();
         self.config = None;
-        self.line.queue().over_us = None;
         let mut stats = self.line.stats();
         stats.over = None;
         stats.last_decode_error = None;
@@ -180,7 +179,6 @@ impl<'a> Decoding<'a> {
     fn over(&mut self, reason: String, now_us: i64) {
         self.finish();
         self.publisher = None;
-        self.line.queue().over_us = Some(now_us);
         let mut stats = self.line.stats();
         stats.over = Some((reason, now_us));
         stats.encoder_lag_ms = None;

@@ -45,6 +45,8 @@ pub(super) struct Timing {
     pub(super) delay_us: i64,
     /// Before its due time.
     pub(super) video_lead_us: i64,
+    /// Added to the due time of sound.
+    pub(super) sound_trim_us: i64,
 }
 
 /// A unit of video given out.
@@ -259,7 +261,8 @@ impl Jitter {
         } else {
             SOUND_GAP_LEAD_US
         };
-        Some(timing.due_us(head).saturating_sub(lead_us))
+        let due_us = timing.due_us(head).saturating_add(timing.sound_trim_us);
+        Some(due_us.saturating_sub(lead_us))
     }
 
     fn note_keyframe(&mut self, unit: &AccessUnit) {
@@ -309,7 +312,7 @@ impl Jitter {
 }
 
 impl Timing {
-    /// When a unit is due at the output.
+    /// When a unit is due at the output; sound: without its trim.
     pub(super) fn due_us(self, unit: &Queued) -> i64 {
         unit.media_us().saturating_add(self.delay_us)
     }

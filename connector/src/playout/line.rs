@@ -1,7 +1,8 @@
 //! What a line's two threads, its handle and its status share.
 //!
-//! Three locks, held for microseconds and never two at once: coded units (`feeds`), decoded ones (`queue`), and what
-//! was measured (`stats`). The output thread, whose time counts, takes the last two only.
+//! Four locks, held for microseconds and never two at once: coded units (`feeds`), decoded ones (`queue`), what was
+//! measured (`stats`), and what to show without a picture (`absence`). The output thread, whose time counts, never
+//! takes the first.
 
 use std::{
     collections::VecDeque,
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use super::{
     feeds::Feeds,
     jitter::Timing,
+    slate::Slate,
     snapshot::Tally,
     stats::{Histogram, Recent},
 };
@@ -27,13 +29,34 @@ pub(super) struct Line {
     pub(super) name: String,
     delay_us: AtomicI64,
     video_lead_us: AtomicI64,
+    sound_trim_us: AtomicI64,
     stop: AtomicBool,
     feeds: Mutex<Feeds>,
     pub(super) arrived: Condvar,
     queue: Mutex<Queue>,
     stats: Mutex<Stats>,
+    /// What to show without a picture; the output thread looks now and then.
+    absence: Mutex<Absence>,
     /// Whether receivers have the source on air, for whoever wants to follow it.
     tally: watch::Sender<Tally>,
+}
+
+/// What a source shows while its feed has no picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Absence {
+    /// How long the last picture stays off program; `None`: without limit.
+    pub(super) hold_us: Option<i64>,
+    /// What follows it.
+    pub(super) slate: Slate,
+}
+
+impl Default for Absence {
+    fn default() -> Self {
+        Self {
+            hold_us: Some(2_000_000),
+            slate: Slate::Clean,
+        }
+    }
 }
 
 /// Decoded, waiting to be due.
@@ -41,8 +64,6 @@ pub(super) struct Line {
 pub(super) struct Queue {
     pub(super) pictures: VecDeque<QueuedPicture>,
     pub(super) sounds: VecDeque<QueuedSound>,
-    /// When the last feed was played to its end; `None` while there is one.
-    pub(super) over_us: Option<i64>,
 }
 
 /// A picture in the queue.
@@ -66,6 +87,8 @@ pub(super) struct QueuedSound {
 #[derive(Debug)]
 pub(super) struct Stats {
     pub(super) output: (&'static str, String),
+    /// Why the studio's own card can't be shown.
+    pub(super) slate_fault: Option<String>,
     pub(super) receivers: Option<Receivers>,
     pub(super) video_units: u64,
     pub(super) audio_units: u64,
@@ -129,11 +152,13 @@ impl Line {
             name,
             delay_us: AtomicI64::new(0),
             video_lead_us: AtomicI64::new(2 * FrameRate::DEFAULT.interval_us()),
+            sound_trim_us: AtomicI64::new(0),
             stop: AtomicBool::new(false),
             feeds: Mutex::default(),
             arrived: Condvar::new(),
             queue: Mutex::default(),
             stats: Mutex::new(Stats::new(output)),
+            absence: Mutex::default(),
             tally: watch::Sender::new(Tally::Unknown),
         };
         line.set_delay(delay_us);
@@ -165,11 +190,26 @@ impl Line {
         Timing {
             delay_us: self.delay_us(),
             video_lead_us: self.video_lead_us.load(Ordering::Relaxed),
+            sound_trim_us: self.sound_trim_us(),
         }
     }
 
     pub(super) fn set_video_lead(&self, lead_us: i64) {
         self.video_lead_us.store(lead_us, Ordering::Relaxed);
+    }
+
+    /// Added to the due time of sound.
+    pub(super) fn sound_trim_us(&self) -> i64 {
+        self.sound_trim_us.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_sound_trim(&self, trim_us: i64) {
+        self.sound_trim_us
+            .store(trim_us.clamp(-TRIM_MAX_US, TRIM_MAX_US), Ordering::Relaxed);
+    }
+
+    pub(super) fn absence(&self) -> MutexGuard<'_, Absence> {
+        self.absence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn watch_tally(&self) -> watch::Receiver<Tally> {
@@ -201,6 +241,7 @@ impl Stats {
     fn new(output: (&'static str, String)) -> Self {
         Self {
             output,
+            slate_fault: None,
             receivers: None,
             video_units: 0,
             audio_units: 0,
@@ -237,3 +278,6 @@ impl Stats {
 
 /// Ten times the longest preset; bounds what a line can hold.
 const DELAY_MAX_US: i64 = 30_000_000;
+
+/// Ten times what anybody sets; more than any encoder is off.
+const TRIM_MAX_US: i64 = 20_000_000;

@@ -2,10 +2,12 @@
 
 use super::{
     line::Stats,
+    slate::Words,
     snapshot::{
         AudioSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot, Tally, VideoSnapshot,
     },
     stats::to_ms,
+    trouble::Trouble,
 };
 use crate::playout::{FeedInfo, jitter::Losses};
 
@@ -105,69 +107,12 @@ fn explain(shows: LineState, facts: &Facts<'_>, stats: &Stats) -> Option<String>
     if shows == LineState::Live {
         return remark(facts, stats);
     }
-    if !facts.is_on && facts.feed.is_none() {
-        return Some(match &stats.over {
-            Some((reason, at_us)) => format!("{reason}, {} ago", span(facts.now_us - at_us)),
-            None => "waiting for an encoder".to_owned(),
-        });
-    }
-    Some(no_picture(facts, stats))
+    Some(Trouble::of(facts, stats).reason(facts.delay_us))
 }
 
-/// There is a feed and yet nothing to see.
-fn no_picture(facts: &Facts<'_>, stats: &Stats) -> String {
-    let now_us = facts.now_us;
-    let silent_us = stats.last_arrival_us.map(|at_us| now_us - at_us);
-    match silent_us {
-        None => return "an encoder is connected, nothing has come from it yet".to_owned(),
-        Some(silent_us) if silent_us >= facts.delay_us + FRESH_US => {
-            return format!("nothing has come from the encoder for {}", span(silent_us));
-        }
-        Some(_) => {}
-    }
-    if let Some(trouble) = decoder_trouble(stats, now_us) {
-        return trouble;
-    }
-    if let Some(late_us) = stats.lateness.percentile_us(950, now_us) {
-        return format!(
-            "pictures come up to {} ms too late for the delay of {} ms ({}): a longer delay would show them",
-            late_us.div_euclid(1000) + 1,
-            facts.delay_us / 1000,
-            culprit(stats, now_us),
-        );
-    }
-    if stats.waits_for_keyframe {
-        return "waiting for the encoder's next keyframe".to_owned();
-    }
-    if stats.video_units == 0 && stats.audio_units > 0 {
-        return "the encoder sends sound but no picture".to_owned();
-    }
-    "the first picture is on its way".to_owned()
-}
-
-/// What keeps the decoder from giving pictures; nothing once one came out.
-fn decoder_trouble(stats: &Stats, now_us: i64) -> Option<String> {
-    let at_work_us = stats
-        .decoding_since_us
-        .map_or(0, |since_us| now_us - since_us);
-    if at_work_us >= HANGS_US {
-        // A process of its own would have been ended by now.
-        return Some(format!(
-            "the decoder has been at one picture for {}: if it stays so, restart this program; \
-             with decoder.isolation = process only the decoder would be",
-            span(at_work_us)
-        ));
-    }
-    if stats.decoder_loss.is_some() {
-        return stats.decoder_loss.clone();
-    }
-    let error = stats.last_decode_error.as_ref()?;
-    let next = if stats.waits_for_keyframe {
-        "; waiting for the encoder's next keyframe"
-    } else {
-        ""
-    };
-    Some(format!("the pictures can't be decoded: {error}{next}"))
+/// What a rehearsal's card says; `None` while there is a picture.
+pub(super) fn words(facts: &Facts<'_>, stats: &Stats) -> Option<Words> {
+    (shows(facts, stats) != LineState::Live).then(|| Trouble::of(facts, stats).words())
 }
 
 /// Live, but not well.
@@ -190,7 +135,7 @@ fn remark(facts: &Facts<'_>, stats: &Stats) -> Option<String> {
 }
 
 /// Which side holds pictures back most.
-fn culprit(stats: &Stats, now_us: i64) -> &'static str {
+pub(super) fn culprit(stats: &Stats, now_us: i64) -> &'static str {
     let encoder_us = stats.encoder.percentile_us(950, now_us).unwrap_or(0);
     let network_us = stats.network.percentile_us(950, now_us).unwrap_or(0);
     let decode_us = stats.decode.percentile_us(950, now_us).unwrap_or(0);
@@ -204,7 +149,7 @@ fn culprit(stats: &Stats, now_us: i64) -> &'static str {
 }
 
 /// "12 s", "3 min".
-fn span(us: i64) -> String {
+pub(super) fn span(us: i64) -> String {
     let seconds = us.max(0) / 1_000_000;
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -213,11 +158,8 @@ fn span(us: i64) -> String {
     }
 }
 
-/// No picture takes so long: the largest keyframes of 4K were seen to take 118 ms.
-const HANGS_US: i64 = 2_000_000;
-
 /// A picture is new for so long: two at 2 fps.
-const FRESH_US: i64 = 1_000_000;
+pub(super) const FRESH_US: i64 = 1_000_000;
 
 #[cfg(test)]
 mod tests;

@@ -1,26 +1,25 @@
 //! The output thread of a line: an absolute schedule, and nothing else.
 //!
 //! It owns the output for the line's whole life. A picture is sent when it is due, sound too; while there is no
-//! picture the last one is repeated, and later a card; while there is no sound there is silence.
+//! picture the last one is repeated, and later a card, as [`slate`] says; while there is no sound there is silence.
 
 use std::sync::{Arc, OnceLock};
 
 use firstmile_shared::clock::now_us;
 
 use super::{
-    line::{Line, QueuedPicture, QueuedSound},
-    slate,
-    snapshot::Tally,
-    sound::SoundRun,
+    line::{Absence, Line, QueuedPicture, QueuedSound},
+    slate::{self, Cards, Format, Rule, Shown},
+    sound::{Fade, SoundRun},
 };
 use crate::{
     os::wait_until,
-    output::{BufferPool, FrameRate, Output, Picture, Sound},
+    output::{FrameRate, Output, Picture, Receivers},
 };
 
 /// Runs until the line stops, then closes the output.
-pub(super) fn run(line: &Line, output: Box<dyn Output>) {
-    let mut showing = Showing::new(line, output, now_us());
+pub(super) fn run(line: &Line, output: Box<dyn Output>, cards: Box<dyn Cards>) {
+    let mut showing = Showing::new(line, output, cards, now_us());
     while !line.is_stopping() {
         showing.step(now_us());
         wait_until(showing.wake_us(now_us()));
@@ -30,39 +29,51 @@ pub(super) fn run(line: &Line, output: Box<dyn Output>) {
 struct Showing<'a> {
     line: &'a Line,
     output: Box<dyn Output>,
-    pool: BufferPool,
+    cards: Box<dyn Cards>,
     cadence: Cadence,
     run: SoundRun,
+    fade: Fade,
     channels: usize,
     rate: FrameRate,
     picture: Arc<Picture>,
-    /// What is shown is the card, not a picture of a feed.
-    is_card: bool,
+    /// What the picture is.
+    shown: Shown,
     sent_us: i64,
     /// When a picture and when a sound of a feed was last sent.
     fresh_us: Option<i64>,
     sound_us: Option<i64>,
-    on_program_us: Option<i64>,
+    rule: Rule,
+    receivers: Option<Receivers>,
+    absence: Absence,
     next_look_us: i64,
 }
 
 impl<'a> Showing<'a> {
-    fn new(line: &'a Line, output: Box<dyn Output>, now_us: i64) -> Self {
-        let pool = BufferPool::default();
+    fn new(
+        line: &'a Line,
+        output: Box<dyn Output>,
+        mut cards: Box<dyn Cards>,
+        now_us: i64,
+    ) -> Self {
+        let absence = line.absence().clone();
+        cards.want(Format::DEFAULT, &absence.slate);
         Self {
             line,
             output,
-            picture: Arc::new(slate::card(&pool, CARD_WIDTH, CARD_HEIGHT)),
-            pool,
+            cards,
+            picture: Arc::new(slate::neutral(Format::DEFAULT)),
             cadence: Cadence::default(),
             run: SoundRun::default(),
+            fade: Fade::default(),
             channels: 2,
             rate: FrameRate::DEFAULT,
-            is_card: true,
+            shown: Shown::Bare,
             sent_us: now_us - REPEAT_US,
             fresh_us: None,
             sound_us: None,
-            on_program_us: None,
+            rule: Rule::default(),
+            receivers: None,
+            absence,
             next_look_us: now_us,
         }
     }
@@ -70,23 +81,24 @@ impl<'a> Showing<'a> {
     /// Does all that is due.
     fn step(&mut self, now_us: i64) {
         while let Some(sound) = self.due_sound(now_us) {
-            self.play(&sound, now_us);
+            self.play(sound, now_us);
         }
         self.play_silence(now_us);
+        self.listen(now_us);
         if let Some((picture, due_us)) = self.due_picture(now_us) {
             self.show(picture, due_us, now_us);
-        } else if now_us - self.sent_us >= REPEAT_US {
-            self.repeat(now_us);
+        } else if self.change_card(now_us) || now_us - self.sent_us >= REPEAT_US {
+            self.send(now_us, now_us);
         }
         if now_us >= self.next_look_us {
             self.next_look_us = now_us + LOOK_EVERY_US;
-            self.look(now_us);
+            self.look();
         }
     }
 
     /// When something is due next, or to be looked for.
     fn wake_us(&self, now_us: i64) -> i64 {
-        let delay_us = self.line.delay_us();
+        let (delay_us, trim_us) = (self.line.delay_us(), self.line.sound_trim_us());
         let queue = self.line.queue();
         let picture = queue
             .pictures
@@ -95,7 +107,7 @@ impl<'a> Showing<'a> {
         let sound = queue
             .sounds
             .front()
-            .map(|next| self.run.start_us(next.media_us + delay_us));
+            .map(|next| self.run.start_us(next.media_us + delay_us + trim_us));
         let silence = self.run.silence_at_us(self.patience_us(now_us));
         [picture, sound, silence]
             .into_iter()
@@ -104,10 +116,12 @@ impl<'a> Showing<'a> {
             .clamp(now_us, now_us + self.step_max_us(now_us))
     }
 
-    /// How long what comes into the queue may be overlooked: while a feed is on not long, as it may be due at once.
+    /// How long what comes into the queue may be overlooked: while a feed is on not long, as it may be due at once. Nor
+    /// may a tally while there is something to read: it must be gone within a picture of 60 a second.
     fn step_max_us(&self, now_us: i64) -> i64 {
         match self.fresh_us.max(self.sound_us) {
             Some(fed_us) if now_us - fed_us < FEED_SOUND_US => STEP_MAX_US,
+            _ if self.shown == Shown::Full => READ_STEP_MAX_US,
             _ => IDLE_STEP_MAX_US,
         }
     }
@@ -143,7 +157,7 @@ impl<'a> Showing<'a> {
         let at_us = self.cadence.shown(due_us, next.rate);
         self.picture = Arc::new(next.picture);
         self.rate = next.rate;
-        self.is_card = false;
+        self.shown = Shown::Picture;
         self.fresh_us = Some(now_us);
         self.send(at_us, now_us);
         let mut stats = self.line.stats();
@@ -152,29 +166,25 @@ impl<'a> Showing<'a> {
         stats.output_histogram.note(now_us - due_us);
     }
 
-    /// Holds the last picture, or puts the card in its place when it may.
-    fn repeat(&mut self, now_us: i64) {
-        if !self.is_card && self.may_show_card(now_us) {
-            let (width, height) = (self.picture.width, self.picture.height);
-            self.picture = Arc::new(slate::card(&self.pool, width, height));
-            self.is_card = true;
-        }
-        self.send(now_us, now_us);
-    }
-
-    /// Not while on program, nor for a while after; and not for a feed that only stutters.
-    fn may_show_card(&self, now_us: i64) -> bool {
-        let since = |then_us: i64| now_us - then_us;
-        let is_off_program = self
-            .on_program_us
-            .is_none_or(|us| since(us) >= OFF_PROGRAM_US);
-        let idle_us = self.fresh_us.map_or(i64::MAX, since);
-        let over_us = self.line.queue().over_us;
-        let is_over = match over_us {
-            Some(over_us) => since(over_us).min(idle_us) >= HOLD_US,
-            None => idle_us >= STALLED_US,
+    /// Puts a card in the place of the last picture when it may be, or another card in the place of one; whether there
+    /// is something else to be seen now.
+    fn change_card(&mut self, now_us: i64) -> bool {
+        let idle_us = self.fresh_us.map_or(i64::MAX, |us| now_us - us);
+        let hold_us = self.absence.hold_us;
+        let wanted = self.rule.decide(self.shown, idle_us, hold_us, now_us);
+        // A card that is not drawn yet is not waited for: what can't be read is, and what is there stays.
+        let card = match wanted {
+            Shown::Picture => None,
+            Shown::Bare => self.cards.bare().map(|card| (card, Shown::Bare)),
+            Shown::Full => (self.cards.full().map(|card| (card, Shown::Full)))
+                .or_else(|| self.cards.bare().map(|card| (card, Shown::Bare))),
         };
-        is_off_program && is_over
+        let Some((card, shown)) = card else {
+            return false;
+        };
+        let is_new = !Arc::ptr_eq(&card, &self.picture);
+        (self.picture, self.shown) = (card, shown);
+        is_new
     }
 
     fn send(&mut self, at_us: i64, now_us: i64) {
@@ -186,33 +196,44 @@ impl<'a> Showing<'a> {
         let delay_us = self.line.delay_us();
         let mut queue = self.line.queue();
         let next = queue.sounds.front()?;
-        (self.run.start_us(next.media_us + delay_us) <= now_us).then(|| queue.sounds.pop_front())?
+        let due_us = next.media_us + delay_us + self.line.sound_trim_us();
+        (self.run.start_us(due_us) <= now_us).then(|| queue.sounds.pop_front())?
     }
 
-    fn play(&mut self, next: &QueuedSound, now_us: i64) {
-        let due_us = next.media_us + self.line.delay_us();
-        let sound = &next.sound;
+    fn play(&mut self, next: QueuedSound, now_us: i64) {
+        let QueuedSound { media_us, sound } = next;
+        let trim_us = self.line.sound_trim_us();
+        let due_us = media_us + self.line.delay_us() + trim_us;
         self.channels = sound.channels();
         self.sound_us = Some(now_us);
         let join = self.run.play(due_us, sound.frames());
         if join.silence > 0 {
-            let silence = Sound::silence(self.channels, join.silence);
+            let silence = self.fade.silence(self.channels, join.silence);
             self.output.play(&silence, timecode(join.due_us));
         }
         let first_us = join.due_us + i64::try_from(join.silence).unwrap_or(0) * 1000 / 48;
-        if join.cut == 0 {
-            self.output.play(sound, timecode(first_us));
-            self.line.stats().sound_off.note(now_us - due_us, now_us);
-        } else if join.cut < sound.frames() {
-            self.output
-                .play(&sound.without_start(join.cut), timecode(first_us));
+        if join.cut >= sound.frames() {
+            return;
+        }
+        let is_whole = join.cut == 0;
+        let sound = if is_whole {
+            sound
+        } else {
+            sound.without_start(join.cut)
+        };
+        let sound = self.fade.sound(sound, !is_whole);
+        self.output.play(&sound, timecode(first_us));
+        if is_whole {
+            // What the operator put between sound and picture is there to be seen.
+            let off_us = now_us - due_us + trim_us;
+            self.line.stats().sound_off.note(off_us, now_us);
         }
     }
 
     fn play_silence(&mut self, now_us: i64) {
         let patience_us = self.patience_us(now_us);
         while let Some((due_us, frames)) = self.run.silence(now_us, patience_us) {
-            let silence = Sound::silence(self.channels, frames);
+            let silence = self.fade.silence(self.channels, frames);
             self.output.play(&silence, timecode(due_us));
         }
     }
@@ -225,12 +246,30 @@ impl<'a> Showing<'a> {
         }
     }
 
-    fn look(&mut self, now_us: i64) {
+    /// Hears what receivers do: each time, because a tally may not wait.
+    fn listen(&mut self, now_us: i64) {
         let receivers = self.output.receivers();
-        if receivers.is_some_and(|receivers| receivers.tally == Tally::Program) {
-            self.on_program_us = Some(now_us);
+        self.rule.note(receivers, now_us);
+        if receivers != self.receivers {
+            self.receivers = receivers;
+            self.line.set_receivers(receivers);
         }
-        self.line.set_receivers(receivers);
+    }
+
+    /// Follows the settings, and has cards drawn in the size of the picture before they are needed.
+    fn look(&mut self) {
+        {
+            let absence = self.line.absence();
+            if *absence != self.absence {
+                self.absence = absence.clone();
+            }
+        }
+        let format = Format {
+            width: self.picture.width,
+            height: self.picture.height,
+            aspect: self.picture.aspect,
+        };
+        self.cards.want(format, &self.absence.slate);
     }
 }
 
@@ -276,17 +315,8 @@ fn timecode(at_us: i64) -> i64 {
 /// Five a second keep a source alive in every receiver and cost next to nothing.
 const REPEAT_US: i64 = 200_000;
 
-/// After the end of a feed the last picture is held so long before the card may come.
-const HOLD_US: i64 = 2_000_000;
-
-/// A feed without pictures for so long is as good as ended.
-const STALLED_US: i64 = 10_000_000;
-
-/// What was on program so recently may be cut back to.
-const OFF_PROGRAM_US: i64 = 10_000_000;
-
 /// How late sound may be before silence takes its place.
-const PATIENCE_US: i64 = 60_000;
+const PATIENCE_US: i64 = 30_000;
 
 /// Without sound for so long, a feed has none.
 const FEED_SOUND_US: i64 = 1_000_000;
@@ -295,15 +325,15 @@ const LOOK_EVERY_US: i64 = 100_000;
 
 const STEP_MAX_US: i64 = 5_000;
 
+/// With the tally's own 4 ms, less than a picture of 60 a second.
+const READ_STEP_MAX_US: i64 = 8_000;
+
 /// A feed's first picture comes into the queue two frames before it is due.
 const IDLE_STEP_MAX_US: i64 = 20_000;
 
 /// Deviations up to this are wobble; larger ones are meant.
 const EVEN_MAX_US: i64 = 3_000;
 const EVEN_FOLLOW: i64 = 4;
-
-const CARD_WIDTH: u32 = 1280;
-const CARD_HEIGHT: u32 = 720;
 
 #[cfg(test)]
 mod tests;

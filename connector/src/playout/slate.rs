@@ -1,84 +1,94 @@
-//! The picture of a source that has none: a neutral card.
+//! What a source shows while its feed has no picture.
 //!
-//! Dark grey, a little lighter in the middle, and nothing else. No name, no text, no bars: it may reach program, and
-//! nothing surprising may. Pure.
+//! | | |
+//! |---|---|
+//! | [`rule`] | which of three: the last picture, the bare card, the full one. Pure |
+//! | [`words`] | what a diagnostic card says. Pure |
+//! | [`card`] | the pixels of a card. Pure |
+//! | [`text`], [`image`] | text in any script, and the studio's own picture |
+//! | [`artist`] | the thread that draws cards, so that no output thread ever does |
+//!
+//! Every card exists twice. The *bare* one has nothing to read and may be on program; the *full* one has the line's
+//! name, or for a rehearsal what is wrong, and may not. A card of the studio's own is the same both times.
 
-use crate::output::{BufferPool, Picture};
+mod artist;
+mod card;
+mod image;
+mod rule;
+mod text;
+mod words;
 
-/// A card of this size; `width` is made even, neither is 0.
-pub(super) fn card(pool: &BufferPool, width: u32, height: u32) -> Picture {
-    let (width, height) = (width.max(2).next_multiple_of(2), height.max(2));
-    let mut pixels = pool.take(Picture::byte_len(width, height));
-    let mut dither = Dither(0x9e37_79b9);
-    for (row, line) in (0..height).zip(pixels.chunks_exact_mut(width as usize * 2)) {
-        let light = BASE + GLOW * bell(row, height);
-        for (pair, group) in (0..width).step_by(2).zip(line.chunks_exact_mut(4)) {
-            // Between limited range's black (16) and a tenth of the way to white.
-            let luma = light * (0.6 + 0.4 * bell(pair, width));
-            let mut dithered = || to_luma(luma + dither.next());
-            group.copy_from_slice(&[128, dithered(), 128, dithered()]);
+use std::fmt;
+
+pub use self::{artist::Artist, image::ImageError};
+pub(super) use self::{
+    artist::{Cards, Sitter},
+    card::card as neutral,
+    rule::{Rule, Shown},
+    words::Words,
+};
+
+/// Which card a line shows while it has no picture.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Slate {
+    /// The neutral card, with the line's name while it is off program.
+    #[default]
+    Clean,
+    /// For rehearsals: what is wrong and what to do, while it is off program.
+    Diagnostic,
+    /// Black.
+    Black,
+    /// The studio's own picture, a PNG or JPEG at this absolute path.
+    File(String),
+}
+
+impl Slate {
+    /// From `clean` (`card` in earlier versions), `diagnostic`, `black` or an absolute path.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "clean" | "card" => Some(Self::Clean),
+            "diagnostic" => Some(Self::Diagnostic),
+            "black" => Some(Self::Black),
+            path => (std::path::Path::new(path).is_absolute()).then(|| Self::File(path.to_owned())),
         }
     }
-    #[expect(clippy::cast_precision_loss, reason = "a picture's size")]
-    let aspect = width as f32 / height as f32;
-    Picture {
-        width,
-        height,
-        aspect,
-        pixels,
-    }
-}
 
-/// 0 at the edges, 1 in the middle.
-#[expect(clippy::cast_precision_loss, reason = "a picture's size")]
-fn bell(at: u32, len: u32) -> f32 {
-    let from_middle = 2.0 * (at as f32 + 0.5) / len as f32 - 1.0;
-    (1.0 - from_middle * from_middle).max(0.0)
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "between 16 and 60"
-)]
-fn to_luma(value: f32) -> u8 {
-    value.clamp(16.0, 60.0) as u8
-}
-
-/// Noise of one step, so that a slope of twenty steps does not show them.
-struct Dither(u32);
-
-impl Dither {
-    /// 0 to 1.
-    #[expect(clippy::cast_precision_loss, reason = "16 bits")]
-    fn next(&mut self) -> f32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 17;
-        self.0 ^= self.0 << 5;
-        (self.0 & 0xffff) as f32 / 65_536.0
-    }
-}
-
-const BASE: f32 = 20.0;
-const GLOW: f32 = 24.0;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_card_is_dark_grey_and_nothing_else() {
-        for (width, height) in [(1280, 720), (1, 1), (0, 0), (641, 3)] {
-            let card = card(&BufferPool::default(), width, height);
-            assert!(card.width.is_multiple_of(2) && card.width >= 2);
-            assert_eq!(
-                card.pixels.len(),
-                Picture::byte_len(card.width, card.height)
-            );
-            for group in card.pixels.chunks_exact(4) {
-                assert!(group[0] == 128 && group[2] == 128);
-                assert!((16..=60).contains(&group[1]) && (16..=60).contains(&group[3]));
-            }
+    /// Reads and throws away the studio's own picture, to know whether it can be shown.
+    pub fn check(&self) -> Result<(), ImageError> {
+        match self {
+            Self::File(path) => image::load(path).map(drop),
+            Self::Clean | Self::Diagnostic | Self::Black => Ok(()),
         }
     }
+}
+
+impl fmt::Display for Slate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Clean => "clean",
+            Self::Diagnostic => "diagnostic",
+            Self::Black => "black",
+            Self::File(path) => path,
+        })
+    }
+}
+
+/// The size of a card, and the shape of the picture it stands for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Format {
+    /// Pixels; even, not 0.
+    pub(super) width: u32,
+    /// Pixels, not 0.
+    pub(super) height: u32,
+    /// Of the shown picture, width / height: pixels need not be square.
+    pub(super) aspect: f32,
+}
+
+impl Format {
+    /// Of a source that never had a feed.
+    pub(super) const DEFAULT: Self = Self {
+        width: 1280,
+        height: 720,
+        aspect: 16.0 / 9.0,
+    };
 }

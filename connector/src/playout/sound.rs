@@ -4,6 +4,10 @@
 //! milliseconds; a block of AAC is 21.33). Silence is put where the feed has none, and only there; what comes for a
 //! stretch that was filled already is cut off.
 
+mod fade;
+
+pub(super) use self::fade::Fade;
+
 /// Where the run ends, in due time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SoundRun {

@@ -60,6 +60,7 @@ impl Output for Noted {
 
 /// A line under test, and the encoder in front of it.
 struct Fixture {
+    _artist: Artist,
     playout: Playout,
     handle: LineHandle,
     noted: Noted,
@@ -71,15 +72,14 @@ const DELAY_US: i64 = 250_000;
 impl Fixture {
     fn start() -> Self {
         let noted = Noted::default();
-        let settings = LineSettings {
-            name: "Camera 1".to_owned(),
-            delay_us: DELAY_US,
-            output: OutputKind::Null,
-        };
+        let settings = LineSettings::new("Camera 1", DELAY_US, OutputKind::Null);
         let make = || Decoders::default().open("Camera 1");
+        let artist = Artist::start().unwrap();
+        let output = Box::new(noted.clone());
         let (playout, handle) =
-            Playout::start_with(settings, Box::new(noted.clone()), Box::new(make)).unwrap();
+            Playout::start_with(&settings, output, &artist, Box::new(make)).unwrap();
         Self {
+            _artist: artist,
             playout,
             handle,
             noted,
@@ -371,7 +371,9 @@ fn a_line_stops_within_its_time_whatever_it_does() {
     fixture.playout.stop();
     assert!(now_us() - before_us < 2_000_000);
     // The handle outlives it and does no harm.
-    fixture.handle.set_delay(1);
+    fixture
+        .handle
+        .set(&LineSettings::new("Camera 1", 1, OutputKind::Null));
     fixture.handle.feed_ended(1, String::new());
     assert_eq!(fixture.handle.snapshot().delay_ms, 0);
 }

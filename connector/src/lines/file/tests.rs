@@ -136,7 +136,7 @@ fn what_is_wrong_is_named_with_its_line_and_never_with_a_key() {
         ),
         (
             "[[line]]\nname = 'A'\nhold = 'long'\n",
-            "line \"A\": hold = \"long\" is not forever, or a time up to a day like 10s or 5m",
+            "line \"A\": hold = \"long\" is not forever, or a time up to a day like 500ms, 10s or 5m",
         ),
         (
             "[lines]\n",

@@ -20,6 +20,12 @@ fn every_key_takes_what_an_operator_types() {
         ("hold", "forever", "forever"),
         ("hold", "5m", "300s"),
         ("hold", "20", "20s"),
+        ("hold", "500ms", "500ms"),
+        ("hold", "3000ms", "3s"),
+        ("slate", "studio", "studio"),
+        ("slate", "clean", "clean"),
+        ("slate", "card", "clean"),
+        ("slate", "diagnostic", "diagnostic"),
         ("slate", "black", "black"),
         ("slate", "/media/card.png", "/media/card.png"),
         ("audio_trim_ms", "-40", "-40"),
@@ -65,7 +71,7 @@ fn what_is_wrong_is_named_with_its_value_and_what_would_be_right() {
         (
             "slate",
             "card.png",
-            "slate = \"card.png\" is not card, black, or the absolute path of a picture",
+            "slate = \"card.png\" is not studio, clean, diagnostic, black, or the absolute path of a PNG or JPEG",
         ),
         (
             "track",

@@ -9,6 +9,7 @@ use super::*;
 const TIMING: Timing = Timing {
     delay_us: 300_000,
     video_lead_us: 40_000,
+    sound_trim_us: 0,
 };
 
 fn arrived(publisher: u32, seq: u64, at_us: i64) -> ArrivedUnit {

@@ -8,6 +8,7 @@ const FRAME_US: i64 = 40_000;
 const TIMING: Timing = Timing {
     delay_us: 400_000,
     video_lead_us: FRAME_US,
+    sound_trim_us: 0,
 };
 
 /// `K` a keyframe, `p` a picture, `a` sound; the `seq`th unit of a feed of 25 fps, arriving at `arrived_us`.
@@ -291,7 +292,7 @@ proptest! {
         events in prop::collection::vec((0..1u64 << 53, -(1i64 << 53)..1i64 << 53, any::<i32>(), any::<bool>(), 0..3u8), 1..60),
         delay_us in 0..30_000_000_i64,
     ) {
-        let timing = Timing { delay_us, video_lead_us: 33_333 };
+        let timing = Timing { delay_us, video_lead_us: 33_333, sound_trim_us: 0 };
         let mut jitter = Jitter::default();
         let mut now_us = 0;
         for (seq, time_us, cts_us, keyframe, what) in events {

@@ -1,7 +1,10 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::output::Receivers;
+use crate::{
+    output::{BufferPool, Sound},
+    playout::{Tally, slate::Slate},
+};
 
 /// What a receiver would see: (time code in ms since the start, card or picture, size), sound as (time code, frames).
 #[derive(Clone, Debug, Default)]
@@ -13,7 +16,9 @@ struct Seen {
 struct Log {
     pictures: Vec<(i64, u8)>,
     sounds: Vec<(i64, usize)>,
-    on_program: bool,
+    /// The first channel, as it would be heard.
+    heard: Vec<f32>,
+    receivers: Option<Receivers>,
 }
 
 impl Output for Seen {
@@ -34,23 +39,49 @@ impl Output for Seen {
     }
 
     fn play(&mut self, sound: &Sound, timecode: i64) {
-        self.log
-            .lock()
-            .unwrap()
-            .sounds
-            .push((timecode, sound.frames()));
+        let mut log = self.log.lock().unwrap();
+        log.sounds.push((timecode, sound.frames()));
+        log.heard.extend_from_slice(sound.channel(0));
     }
 
     fn receivers(&self) -> Option<Receivers> {
-        let tally = if self.log.lock().unwrap().on_program {
-            Tally::Program
-        } else {
-            Tally::Off
-        };
-        Some(Receivers {
-            connections: 1,
-            tally,
-        })
+        self.log.lock().unwrap().receivers
+    }
+}
+
+/// Cards of one grey, drawn at once: what can be read and what can't.
+#[derive(Clone)]
+struct Greys {
+    wanted: Arc<Mutex<Option<(Format, Slate)>>>,
+    bare: Arc<Picture>,
+    full: Arc<Picture>,
+}
+
+const BARE: u8 = 30;
+const FULL: u8 = 50;
+
+impl Cards for Greys {
+    fn want(&mut self, format: Format, slate: &Slate) {
+        *self.wanted.lock().unwrap() = Some((format, slate.clone()));
+    }
+
+    fn bare(&self) -> Option<Arc<Picture>> {
+        Some(self.bare.clone())
+    }
+
+    fn full(&self) -> Option<Arc<Picture>> {
+        Some(self.full.clone())
+    }
+}
+
+fn grey(mark: u8) -> Picture {
+    let mut pixels = BufferPool::default().take(16);
+    pixels.fill(mark);
+    Picture {
+        width: 4,
+        height: 2,
+        aspect: 2.0,
+        pixels,
     }
 }
 
@@ -58,7 +89,7 @@ impl Output for Seen {
 struct Fixture {
     line: Line,
     seen: Seen,
-    pool: BufferPool,
+    cards: Greys,
 }
 
 const DELAY_US: i64 = 100_000;
@@ -69,23 +100,20 @@ impl Fixture {
         Self {
             line: Line::new("Camera 1".to_owned(), DELAY_US, ("test", "test".to_owned())),
             seen: Seen::default(),
-            pool: BufferPool::default(),
+            cards: Greys {
+                wanted: Arc::default(),
+                bare: Arc::new(grey(BARE)),
+                full: Arc::new(grey(FULL)),
+            },
         }
     }
 
     /// A picture of one grey (`mark`, above the card's).
     fn picture(&self, media_us: i64, mark: u8) {
-        let mut pixels = self.pool.take(16);
-        pixels.fill(mark);
         self.line.queue().pictures.push_back(QueuedPicture {
             media_us,
             rate: RATE,
-            picture: Picture {
-                width: 4,
-                height: 2,
-                aspect: 2.0,
-                pixels,
-            },
+            picture: grey(mark),
         });
     }
 
@@ -97,7 +125,16 @@ impl Fixture {
     }
 
     fn start(&self) -> Showing<'_> {
-        Showing::new(&self.line, Box::new(self.seen.clone()), 0)
+        let (output, cards) = (self.seen.clone(), self.cards.clone());
+        Showing::new(&self.line, Box::new(output), Box::new(cards), 0)
+    }
+
+    /// From now on one receiver says this.
+    fn tally(&self, tally: Tally) {
+        self.seen.log.lock().unwrap().receivers = Some(Receivers {
+            connections: 1,
+            tally,
+        });
     }
 
     /// What was shown since the last call: (ms, grey).
@@ -183,35 +220,112 @@ fn a_late_picture_gives_way_to_a_newer_one_and_is_shown_if_it_is_the_only_one() 
     assert_eq!(fixture.shown().last().map(|(_, mark)| *mark), Some(200));
 }
 
+/// What there is to be seen, for how long: (from ms, grey).
+fn changes(shown: &[(i64, u8)]) -> Vec<(i64, u8)> {
+    let mut changes = shown.to_vec();
+    changes.dedup_by_key(|(_, mark)| *mark);
+    changes
+}
+
 /// Nothing surprising reaches program: what was there stays, until it has been off for a while.
 #[test]
 fn the_last_picture_is_held_and_the_card_comes_off_program_only() {
     // (on program from the first second until, ms; the card comes at, ms)
-    for (program_until_ms, card_from_ms) in [(0, 2_200..2_500), (6_000, 15_900..16_300)] {
+    for (program_until_ms, card_from_ms) in [(0, 2_000..2_030), (6_000, 15_990..16_030)] {
         let fixture = Fixture::new();
         let mut showing = fixture.start();
         fixture.picture(-DELAY_US, 200);
-        run(&mut showing, 0, 100);
-        fixture.line.queue().over_us = Some(100_000);
-        fixture.seen.log.lock().unwrap().on_program = program_until_ms > 0;
-        run(&mut showing, 100, program_until_ms.max(100));
-        fixture.seen.log.lock().unwrap().on_program = false;
+        let first = if program_until_ms > 0 {
+            Tally::Program
+        } else {
+            Tally::Off
+        };
+        fixture.tally(first);
+        run(&mut showing, 0, program_until_ms.max(100));
+        fixture.tally(Tally::Off);
         run(&mut showing, program_until_ms.max(100), 20_000);
         let shown = fixture.shown();
-        let (first_card_ms, _) = *shown
-            .iter()
-            .skip(1)
-            .find(|(_, mark)| is_card(*mark))
-            .unwrap();
-        assert!(card_from_ms.contains(&first_card_ms), "{first_card_ms}");
-        assert_eq!(shown[0].1, 200);
+        let changes = changes(&shown);
+        assert_eq!((changes.len(), changes[0]), (2, (0, 200)), "{changes:?}");
+        assert!(card_from_ms.contains(&changes[1].0), "{changes:?}");
+        assert_eq!(changes[1].1, FULL);
         let gap_ms = shown.windows(2).map(|pair| pair[1].0 - pair[0].0).max();
         assert_eq!(gap_ms, Some(200), "the source never stops");
         // The feed is back: its picture is there at once.
-        fixture.line.queue().over_us = None;
         fixture.picture(20_000_000, 210);
         run(&mut showing, 20_000, 20_150);
         assert_eq!(fixture.shown().last(), Some(&(20_100, 210)));
+    }
+}
+
+/// A director takes a card to program: what can be read on it is gone with the next step, not with the next repeat.
+#[test]
+fn what_can_be_read_is_gone_within_a_picture_of_program() {
+    let fixture = Fixture::new();
+    let mut showing = fixture.start();
+    fixture.tally(Tally::Preview);
+    run(&mut showing, 0, 3_050);
+    assert_eq!(changes(&fixture.shown()), [(0, BARE), (1_000, FULL)]);
+    assert!(
+        showing.wake_us(3_050_000) <= 3_050_000 + 8_000,
+        "it looks often enough"
+    );
+    fixture.tally(Tally::Program);
+    run(&mut showing, 3_050, 3_100);
+    assert_eq!(fixture.shown(), [(3_050, BARE)]);
+    run(&mut showing, 3_100, 8_000);
+    fixture.tally(Tally::Off);
+    run(&mut showing, 8_000, 20_000);
+    assert_eq!(changes(&fixture.shown()), [(3_250, BARE), (17_999, FULL)]);
+}
+
+#[test]
+fn settings_are_taken_over_while_the_source_plays() {
+    let fixture = Fixture::new();
+    let mut showing = fixture.start();
+    fixture.tally(Tally::Off);
+    fixture.picture(-DELAY_US, 200);
+    run(&mut showing, 0, 1_000);
+    *fixture.line.absence() = Absence {
+        hold_us: Some(5_000_000),
+        slate: Slate::Diagnostic,
+    };
+    run(&mut showing, 1_000, 6_000);
+    assert_eq!(changes(&fixture.shown()), [(0, 200), (5_000, FULL)]);
+    let wanted = fixture.cards.wanted.lock().unwrap().clone();
+    let (format, slate) = wanted.unwrap();
+    assert_eq!(
+        (format.width, format.height, slate),
+        (4, 2, Slate::Diagnostic)
+    );
+}
+
+#[test]
+fn the_trim_moves_the_sound_and_not_the_picture() {
+    for trim_ms in [-80_i64, 0, 250] {
+        let fixture = Fixture::new();
+        fixture.line.set_sound_trim(trim_ms * 1000);
+        let mut showing = fixture.start();
+        for n in 0..10_u8 {
+            fixture.picture(1_000_000 + i64::from(n) * 40_000, 100 + n);
+        }
+        for n in 0..20 {
+            fixture.sound(1_000_000 + n * 21_333, 1_024);
+        }
+        run(&mut showing, 0, 2_000);
+        let shown = fixture.shown();
+        assert!(shown.contains(&(1_100, 100)), "{trim_ms}: {shown:?}");
+        let log = fixture.seen.log.lock().unwrap();
+        let (first, _) = log
+            .sounds
+            .iter()
+            .find(|(_, frames)| *frames == 1_024)
+            .unwrap();
+        let heard_ms = (first - timecode(0)) / 10_000;
+        assert!(
+            (heard_ms - 1_100 - trim_ms).abs() <= 30,
+            "{trim_ms}: {heard_ms}"
+        );
     }
 }
 
@@ -226,23 +340,37 @@ fn who_follows_the_tally_hears_of_each_change_once() {
         "nobody asked yet"
     );
     let mut showing = fixture.start();
+    fixture.tally(Tally::Off);
     run(&mut showing, 0, 500);
     assert_eq!(*tally.borrow_and_update(), Tally::Off);
-    fixture.seen.log.lock().unwrap().on_program = true;
+    fixture.tally(Tally::Program);
     run(&mut showing, 500, 1_000);
     assert_eq!(*tally.borrow_and_update(), Tally::Program);
     run(&mut showing, 1_000, 2_000);
     assert!(!tally.has_changed().unwrap(), "no change, no news");
 }
 
-/// Sound follows its own run: no gap, nothing twice, through the end of a feed and its return.
+/// Sound follows its own run: no gap, nothing twice, no click, through the end of a feed and its return.
 #[test]
-fn the_sound_of_a_source_never_stops() {
+fn the_sound_of_a_source_never_stops_and_never_clicks() {
     let fixture = Fixture::new();
     let mut showing = fixture.start();
+    // A tone; its own largest step from sample to sample is 0.03.
+    let tone = |from: u16| {
+        let samples: Vec<f32> = (0..1024_u16)
+            .map(|n| {
+                let turns = (f32::from(from) + f32::from(n)) * 440.0 / 48_000.0;
+                (turns * std::f32::consts::TAU).sin() / 2.0
+            })
+            .collect();
+        Sound::planar(2, [samples.clone(), samples].concat())
+    };
     let blocks = |from_us: i64, count: i64| {
         for n in 0..count {
-            fixture.sound(from_us + n * 64_000 / 3 / 1000 * 1000, 1024);
+            fixture.line.queue().sounds.push_back(QueuedSound {
+                media_us: from_us + n * 64_000 / 3 / 1000 * 1000,
+                sound: tone(u16::try_from(n * 1024).unwrap()),
+            });
         }
     };
     run(&mut showing, 0, 500);
@@ -250,8 +378,8 @@ fn the_sound_of_a_source_never_stops() {
     run(&mut showing, 500, 3_000);
     blocks(2_950_000, 40);
     run(&mut showing, 3_000, 4_000);
-    let sounds = &fixture.seen.log.lock().unwrap().sounds;
-    for pair in sounds.windows(2) {
+    let log = fixture.seen.log.lock().unwrap();
+    for pair in log.sounds.windows(2) {
         let ((start, frames), (next, _)) = (pair[0], pair[1]);
         let end = start + i64::try_from(frames).unwrap() * 10_000 / 48;
         // The run follows the time stamps by at most 4 ms a block; not a sample is left out for that.
@@ -261,8 +389,20 @@ fn the_sound_of_a_source_never_stops() {
             (next - end) / 10_000
         );
     }
-    let feed = sounds.iter().filter(|(_, frames)| *frames == 1024).count();
+    let feed = log
+        .sounds
+        .iter()
+        .filter(|(_, frames)| *frames == 1024)
+        .count();
     assert_eq!(feed, 80);
+    assert!(
+        log.heard.len().abs_diff(4 * 48_000) <= 60 * 48,
+        "{}",
+        log.heard.len()
+    );
+    let steps = log.heard.windows(2).map(|pair| (pair[1] - pair[0]).abs());
+    let largest = steps.fold(0.0_f32, f32::max);
+    assert!(largest < 0.031, "{largest}");
 }
 
 #[test]
