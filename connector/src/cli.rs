@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use crate::{
     config::{Config, PROGRAM},
-    control::{Answer, Control, Health, JoinedStudio, LineInfo, Request},
+    control::{Answer, Control, Health, Imported, JoinedStudio, LineInfo, Request},
     decode,
     lines::{
         Lines,
@@ -35,6 +35,7 @@ use crate::{
         settings::SERVED_KEYS,
     },
     program::{self, Connector},
+    spare::Spare,
 };
 
 /// Takes camera feeds from a relay and puts them on the studio's network as NDI® sources.
@@ -65,9 +66,19 @@ enum Command {
         /// Read the token from this file, or from standard input
         #[arg(long, value_name = "FILE|-")]
         token_file: Option<PathBuf>,
+        /// Become a spare machine of the studio whose `export` wrote this file: its relays and its lines, with their keys
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["token_file", "token"])]
+        from: Option<PathBuf>,
         /// What people try first; refused with what to do instead
         #[arg(value_name = "TOKEN", hide = true)]
         token: Option<String>,
+    },
+    /// Write a file with which a spare machine joins the same studio: `join --from FILE` there
+    ///
+    /// It holds the lines with their keys, and join tokens for one machine within 30 days. Keep it like a password.
+    Export {
+        /// The file to write, for its owner only
+        file: PathBuf,
     },
     /// Forget a relay
     Leave {
@@ -173,7 +184,11 @@ async fn command(cli: Cli) -> anyhow::Result<()> {
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => return run(place).await,
         Command::Join { token: Some(_), .. } => return Err(token_as_argument().into()),
+        Command::Join {
+            from: Some(file), ..
+        } => join_from(&place, &file).await?,
         Command::Join { token_file, .. } => join(&place, token_file.as_deref()).await?,
+        Command::Export { file } => export(&place, &file).await?,
         Command::Leave { relay } => {
             let request = Request::Leave {
                 relay: relay.clone(),
@@ -203,6 +218,44 @@ async fn join(place: &Place, token_file: Option<&Path>) -> Result<(), Failure> {
         "joined studio {:?} on relay {}",
         joined.studio, joined.relay
     ));
+    Ok(())
+}
+
+async fn export(place: &Place, file: &Path) -> Result<(), Failure> {
+    let answer = place.running(&Request::Export {}).await?;
+    let answer = answer.ok_or_else(|| {
+        Failure::unavailable(format!(
+            "{PROGRAM} does not run with the state folder {}, and only a connected one can get the tokens for a spare; \
+             start it with: {PROGRAM}",
+            place.state_dir.display()
+        ))
+    })?;
+    let spare: Spare = read_answer(answer.into_result()?)?;
+    spare.write(file)?;
+    note(&format!(
+        "{} is written. It holds keys and join tokens for one machine, good for 30 days: keep it like a password.\nOn the \
+         spare: {PROGRAM} join --from FILE",
+        file.display()
+    ));
+    Ok(())
+}
+
+async fn join_from(place: &Place, file: &Path) -> Result<(), Failure> {
+    let text = input::read_up_to(file, "the export", EXPORT_LEN_MAX)?;
+    let spare = Spare::parse(&text, file)?;
+    let imported: Imported = place.ask(Request::Import { spare }).await?;
+    for joined in &imported.joined {
+        note(&format!(
+            "joined studio {:?} on relay {}",
+            joined.studio, joined.relay
+        ));
+    }
+    for name in &imported.lines {
+        note(&format!("line {name:?} is added"));
+    }
+    if imported.lines.is_empty() {
+        note("all its lines were here already");
+    }
     Ok(())
 }
 
@@ -344,13 +397,9 @@ impl Place {
             Some(answer) => answer.into_result()?,
             None => self.alone(request).await?,
         };
-        serde_json::from_value(value).map_err(|error| {
-            let message = format!(
-                "the running program answered something else: {error}; is it of another version?"
-            );
-            Failure::new(ExitCode::Io, message)
-        })
+        read_answer(value)
     }
+
 
     /// The running program's answer; `None` when none runs.
     async fn running(&self, request: &Request) -> Result<Option<Answer>, Failure> {
@@ -400,6 +449,16 @@ impl Place {
     }
 }
 
+/// An answer as what was asked for.
+fn read_answer<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    serde_json::from_value(value).map_err(|error| {
+        let message = format!(
+            "the running program answered something else: {error}; is it of another version?"
+        );
+        Failure::new(ExitCode::Io, message)
+    })
+}
+
 /// For a script: standard output, and an error when nobody reads it.
 fn print(text: &str) -> Result<(), Failure> {
     (io::stdout().write_all(text.as_bytes()))
@@ -416,6 +475,9 @@ fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
 fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
+
+/// 256 lines with all their settings are some 60 kB.
+const EXPORT_LEN_MAX: u64 = 1024 * 1024;
 
 /// A program that just takes its lock listens this soon.
 const STARTING: Duration = Duration::from_secs(1);

@@ -20,6 +20,7 @@ use tokio::{task, time};
 use crate::{
     address,
     lines::{Line, Lines, LinesError},
+    spare::{self, Spare},
     status::{LineStatus, Notice, Severity, Status},
     tunnel::{RelayState, Tunnels},
 };
@@ -67,6 +68,13 @@ pub enum Request {
     RemoveLine {
         /// Its name.
         name: String,
+    },
+    /// What a spare machine needs. Answer: [`Spare`]. Only a running program can ask its relays for tokens.
+    Export {},
+    /// Joins and takes lines over as [`Request::Export`] gave them. Answer: [`Imported`].
+    Import {
+        /// From the file.
+        spare: Spare,
     },
 }
 
@@ -138,6 +146,15 @@ pub struct JoinedStudio {
     pub relay: String,
 }
 
+/// What taking over an export led to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// The relays.
+    pub joined: Vec<JoinedStudio>,
+    /// Names of the lines that were not here before.
+    pub lines: Vec<String>,
+}
+
 /// Answers requests. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Control {
@@ -189,6 +206,8 @@ impl Control {
                 self.edit(move |lines| lines.enable(&name, enabled)).await
             }
             Request::RemoveLine { name } => self.edit(move |lines| lines.remove(&name)).await,
+            Request::Export {} => json(&self.export().await?),
+            Request::Import { spare } => json(&self.import(spare).await?),
         }
     }
 
@@ -248,6 +267,34 @@ impl Control {
         Ok(JoinedStudio {
             studio: joined.studio,
             relay: joined.relay,
+        })
+    }
+
+    async fn export(&self) -> Result<Spare, Failure> {
+        let tokens = self.tunnels.invite_colleague().await;
+        let tokens = tokens.map_err(|error| Failure::new(error.exit_code(), error.to_string()))?;
+        if tokens.is_empty() {
+            return Err(Failure::unavailable(
+                "no relay was joined yet: there is no studio to export".to_owned(),
+            ));
+        }
+        Spare::new(&tokens, &self.lines.set())
+    }
+
+    /// May be repeated: what is here already stays.
+    async fn import(&self, spare: Spare) -> Result<Imported, Failure> {
+        let missing = spare::missing(spare.lines()?, &self.lines.set())?;
+        let mut joined = Vec::new();
+        for token in &spare.tokens {
+            joined.push(self.join(token).await?);
+        }
+        let names = missing.iter().map(|entry| entry.name.clone()).collect();
+        let lines = self.lines.clone();
+        on_disk(move || lines.add_all(missing).map_err(Failure::from)).await?;
+        self.declared().await;
+        Ok(Imported {
+            joined,
+            lines: names,
         })
     }
 

@@ -13,6 +13,7 @@ pub mod os;
 pub mod output;
 pub mod playout;
 pub mod program;
+pub mod spare;
 pub mod status;
 pub mod tunnel;
 

@@ -246,6 +246,15 @@ impl Lines {
         self.edit(|store| store.add(name, key))
     }
 
+    /// Adds lines with all their settings: all of them or none.
+    pub fn add_all(&self, entries: Vec<file::Entry>) -> Result<(), LinesError> {
+        let mut store = self.store();
+        store.reread_for_edit()?;
+        store.add_all(entries)?;
+        self.publish(&store);
+        Ok(())
+    }
+
     /// Takes a line away; its id is never given again.
     pub fn remove(&self, name: &str) -> Result<Line, LinesError> {
         let line = self.find(name)?;

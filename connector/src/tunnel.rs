@@ -7,6 +7,7 @@
 //! Not here: what becomes of the units ([`crate::playout`]), and the wire formats ([`firstmile_shared::tunnel`]).
 
 mod book;
+mod colleague;
 mod control_stream;
 mod dial;
 mod ended;
@@ -32,11 +33,17 @@ use firstmile_shared::{
     tunnel::{close::Close, control::IngestAddresses},
 };
 use serde::Serialize;
-use tokio::{sync::watch, task::JoinSet, time};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
+pub use self::colleague::InviteError;
 use self::{
+    colleague::InviteAsk,
     book::{Book, Relay},
     dial::DialError,
     ended::Ended,
@@ -204,6 +211,8 @@ struct Shared {
     changes: watch::Sender<u64>,
     /// By the relay's first pin.
     states: Mutex<HashMap<Spki, RelaySnapshot>>,
+    /// How to ask the session with a relay for a join token, by the relay's first pin.
+    inviters: Mutex<HashMap<Spki, mpsc::Sender<InviteAsk>>>,
 }
 
 impl Tunnels {
@@ -217,6 +226,7 @@ impl Tunnels {
                 book: Mutex::new(Book::open(&state_dir.join(BOOK_FILE))?),
                 changes: watch::Sender::new(0),
                 states: Mutex::default(),
+                inviters: Mutex::default(),
             }),
         })
     }
@@ -342,6 +352,26 @@ impl Tunnels {
             .collect()
     }
 
+    /// A join token of each relay for another machine of the studio: for a spare.
+    pub async fn invite_colleague(&self) -> Result<Vec<JoinToken>, InviteError> {
+        let mut tokens = Vec::new();
+        for relay in self.relays() {
+            let inviter = (relay.pins.first())
+                .and_then(|id| lock(&self.shared.inviters).get(id).cloned())
+                .ok_or_else(|| InviteError::Away(relay.name().to_owned()))?;
+            let invited = colleague::ask(&inviter, relay.name()).await?;
+            tokens.push(JoinToken {
+                addresses: relay.addresses,
+                pins: relay.pins,
+                studio: relay.studio,
+                id: invited.token,
+                secret: invited.secret,
+                expires_unix: invited.expires_unix,
+            });
+        }
+        Ok(tokens)
+    }
+
     fn relays(&self) -> Vec<Relay> {
         lock(&self.shared.book).relays().to_vec()
     }
@@ -370,7 +400,15 @@ impl Status {
         }
     }
 
+    /// From now on the session is asked for join tokens.
+    fn take_invite_asks(&self) -> mpsc::Receiver<InviteAsk> {
+        let (ask, asks) = mpsc::channel(1);
+        lock(&self.shared.inviters).insert(self.id, ask);
+        asks
+    }
+
     fn down(&self, state: RelayState, reason: String) {
+        lock(&self.shared.inviters).remove(&self.id);
         self.update(|snapshot| {
             snapshot.state = state;
             snapshot.reason = Some(reason);

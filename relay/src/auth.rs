@@ -131,6 +131,25 @@ impl Directory {
         uses: u32,
         ttl_s: i64,
     ) -> Result<Invitation, StoreError> {
+        self.add_token(studio, uses, ttl_s, None).await
+    }
+
+    /// Makes a join token for one more connector of the studio of `connector`. It ends with that one.
+    pub async fn invite_colleague(
+        &self,
+        connector: &ConnectorRecord,
+    ) -> Result<Invitation, StoreError> {
+        self.add_token(&connector.studio, 1, COLLEAGUE_TTL_S, Some(connector.spki))
+            .await
+    }
+
+    async fn add_token(
+        &self,
+        studio: &str,
+        uses: u32,
+        ttl_s: i64,
+        made_by: Option<Spki>,
+    ) -> Result<Invitation, StoreError> {
         let now_unix = clock::unix_now();
         let secret = Secret::new(URL_SAFE_NO_PAD.encode(random::<32>()));
         let token = NewToken {
@@ -139,6 +158,7 @@ impl Directory {
             studio: studio.to_owned(),
             uses,
             expires_unix: now_unix.saturating_add(ttl_s),
+            made_by,
         };
         let (id, expires_unix) = (token.id.clone(), token.expires_unix);
         let name = studio.to_owned();
@@ -274,6 +294,9 @@ impl Shared {
         Ok(())
     }
 }
+
+/// Thirty days: a spare machine is prepared ahead of a tour, not on the day that it is needed.
+const COLLEAGUE_TTL_S: i64 = 30 * 24 * 3600;
 
 fn sha256(text: &str) -> [u8; 32] {
     let digest = digest::digest(&digest::SHA256, text.as_bytes());

@@ -112,6 +112,8 @@ pub struct NewToken {
     pub uses: u32,
     /// When it ends.
     pub expires_unix: i64,
+    /// The connector that asked for it: it ends with that one. `None`: the relay's operator did.
+    pub made_by: Option<Spki>,
 }
 
 /// A connector that shows a token.

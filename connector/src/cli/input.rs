@@ -16,16 +16,21 @@ use super::note;
 
 /// A file's text, or standard input's when it is called `-`.
 pub(super) fn read(file: &Path, what: &str) -> Result<String, Failure> {
+    read_up_to(file, what, INPUT_LEN_MAX)
+}
+
+/// Likewise, at most so many bytes.
+pub(super) fn read_up_to(file: &Path, what: &str, len_max: u64) -> Result<String, Failure> {
     let mut text = String::new();
     let (source, result) = if file == Path::new("-") {
         let input = io::stdin()
             .lock()
-            .take(INPUT_LEN_MAX)
+            .take(len_max)
             .read_to_string(&mut text);
         ("standard input".to_owned(), input)
     } else {
         let opened = fs::File::open(file);
-        let read = opened.and_then(|file| file.take(INPUT_LEN_MAX).read_to_string(&mut text));
+        let read = opened.and_then(|file| file.take(len_max).read_to_string(&mut text));
         (format!("file {}", file.display()), read)
     };
     match result {

@@ -173,6 +173,17 @@ impl Store {
         self.line(id)
     }
 
+    pub(super) fn add_all(&mut self, entries: Vec<Entry>) -> Result<(), LinesError> {
+        let mut file = self.file.clone();
+        for entry in entries {
+            file.add(&Entry { id: None, ..entry })
+                .map_err(LinesError::Change)?;
+        }
+        // It gives them their ids.
+        self.adopt(file)?;
+        Ok(())
+    }
+
     pub(super) fn remove(&mut self, id: u32) -> Result<Line, LinesError> {
         let line = self.line(id)?;
         let mut file = self.file.clone();

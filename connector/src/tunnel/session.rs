@@ -25,7 +25,7 @@ use firstmile_shared::{
 use quinn::{Connection, Endpoint, VarInt};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ use tracing::{debug, warn};
 
 use super::{
     Status,
+    colleague::{InviteAsk, Invited},
     control_stream::Control,
     dial::Dialed,
     ended::{Ended, SILENCE_MAX, printable},
@@ -94,6 +95,8 @@ pub(super) struct Session<'a> {
     feeds: BTreeSet<(u32, u32)>,
     /// Units that came before the relay's clock was known.
     early: Early,
+    /// Who waits for a join token for another machine.
+    asked: VecDeque<InviteAsk>,
 }
 
 impl fmt::Debug for Session<'_> {
@@ -139,6 +142,7 @@ impl<'a> Session<'a> {
                 heard: Instant::now(),
                 feeds: BTreeSet::new(),
                 early: Early::default(),
+                asked: VecDeque::new(),
             }),
             Err(ended) => {
                 goodbye(&connection, &endpoint, ended.close()).await;
@@ -161,7 +165,8 @@ impl<'a> Session<'a> {
 
     /// Declares the lines and takes their feeds, until something ends it.
     pub(super) async fn serve(&mut self, status: &Status, stop: &CancellationToken) -> Ended {
-        let ended = self.listen(status, stop).await;
+        let asks = status.take_invite_asks();
+        let ended = self.listen(status, stop, asks).await;
         let reason = match &ended {
             Ended::Stopped => "the connector stops".to_owned(),
             other => other.to_string(),
@@ -179,7 +184,12 @@ impl<'a> Session<'a> {
         ended
     }
 
-    async fn listen(&mut self, status: &Status, stop: &CancellationToken) -> Ended {
+    async fn listen(
+        &mut self,
+        status: &Status,
+        stop: &CancellationToken,
+        mut asks: mpsc::Receiver<InviteAsk>,
+    ) -> Ended {
         let connection = self.connection.clone();
         let mut closed = pin!(connection.closed());
         let mut stopping = pin!(stop.cancelled());
@@ -225,6 +235,10 @@ impl<'a> Session<'a> {
                         return Ended::Stopped;
                     }
                     self.declare();
+                }
+                Some(ask) = asks.recv() => {
+                    self.control.say(&FromConnector::Invite {});
+                    self.asked.push_back(ask);
                 }
                 _ = measure.tick() => self.measure(status),
             }
@@ -396,11 +410,28 @@ impl<'a> Session<'a> {
                     "the relay is going to stop: it takes no new encoders".to_owned(),
                 );
             }
+            FromRelay::Invited {
+                token,
+                secret,
+                expires_unix,
+            } => self.invited(Ok(Invited {
+                token,
+                secret,
+                expires_unix,
+            })),
+            FromRelay::NotInvited { message } => self.invited(Err(printable(&message))),
             FromRelay::Refused { code, message } => return Some(Ended::refused(code, &message)),
             // Said once.
             FromRelay::Claims { .. } | FromRelay::Welcome { .. } | FromRelay::Enrolled { .. } => {}
         }
         None
+    }
+
+    fn invited(&mut self, answer: Result<Invited, String>) {
+        if let Some(ask) = self.asked.pop_front() {
+            // Whoever asked may be gone.
+            let _ = ask.send(answer);
+        }
     }
 
     fn report(&self, feed: &FeedReport) {

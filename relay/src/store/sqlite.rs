@@ -102,8 +102,15 @@ impl Store for Sqlite {
             .map_err(failed)?;
         transaction
             .execute(
-                "INSERT INTO tokens (id, secret_sha256, studio, uses, expires) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![token.id, token.secret_sha256, token.studio, token.uses, token.expires_unix],
+                "INSERT INTO tokens (id, secret_sha256, studio, uses, expires, made_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    token.id,
+                    token.secret_sha256,
+                    token.studio,
+                    token.uses,
+                    token.expires_unix,
+                    token.made_by.map(|spki| spki.0)
+                ],
             )
             .map_err(failed)?;
         transaction.commit().map_err(failed)?;
@@ -163,6 +170,10 @@ impl Store for Sqlite {
             .map_err(failed)?;
         transaction
             .execute("DELETE FROM lines WHERE connector = ?1", [connector.0])
+            .map_err(failed)?;
+        // Who shuts a stolen machine out means the tokens on it too.
+        transaction
+            .execute("DELETE FROM tokens WHERE made_by = ?1", [connector.0])
             .map_err(failed)?;
         transaction.commit().map_err(failed)?;
         Ok(changed == 1)
@@ -453,6 +464,9 @@ CREATE TABLE lines (
     takeover TEXT NOT NULL,
     PRIMARY KEY (connector, line)
 ) STRICT;
+",
+"
+ALTER TABLE tokens ADD COLUMN made_by BLOB;
 "];
 
 #[cfg(test)]

@@ -167,6 +167,7 @@ async fn welcome(
         subscription,
         losses: Losses::default(),
         declarations: Declarations::new(shared.directory.clone(), record.spki),
+        invitations: Invitations::new(shared.directory.clone(), record.clone()),
     };
     let ended = session.serve(&shutdown).await;
     info!(connector = %guest.record.spki, reason = %ended, "connector is gone");
@@ -188,6 +189,7 @@ struct Session<'a> {
     subscription: Subscription,
     losses: Losses,
     declarations: Declarations,
+    invitations: Invitations,
 }
 
 impl Session<'_> {
@@ -226,6 +228,7 @@ impl Session<'_> {
                     Err(error) => return Ended::Control(error),
                 },
                 answer = self.declarations.next() => self.declared(answer),
+                answer = self.invitations.next() => self.outbox.send(&answer),
                 _ = revocations.changed() => {
                     if !self.is_still_welcome() {
                         return Ended::Revoked;
@@ -241,6 +244,14 @@ impl Session<'_> {
         match message {
             FromConnector::Declare { generation, lines } => {
                 self.declarations.add(generation, lines);
+                None
+            }
+            FromConnector::Invite {} => {
+                if !self.invitations.ask() {
+                    self.outbox.send(&FromRelay::NotInvited {
+                        message: "the relay makes one join token after the other: try again".into(),
+                    });
+                }
                 None
             }
             FromConnector::Bye { reason } => {
@@ -418,6 +429,67 @@ impl Declarations {
     }
 }
 
+/// Join tokens for other machines of the studio: one at a time, with a pause between two.
+struct Invitations {
+    directory: Directory,
+    record: ConnectorRecord,
+    making: Option<Pin<Box<dyn Future<Output = FromRelay> + Send>>>,
+    last: Option<Instant>,
+}
+
+impl Invitations {
+    const fn new(directory: Directory, record: ConnectorRecord) -> Self {
+        Self {
+            directory,
+            record,
+            making: None,
+            last: None,
+        }
+    }
+
+    /// `false`: one is being made.
+    fn ask(&mut self) -> bool {
+        if self.making.is_some() {
+            return false;
+        }
+        let (directory, record) = (self.directory.clone(), self.record.clone());
+        let pause = self.last.map_or(Duration::ZERO, |last| {
+            INVITE_INTERVAL.saturating_sub(last.elapsed())
+        });
+        self.making = Some(Box::pin(async move {
+            time::sleep(pause).await;
+            match directory.invite_colleague(&record).await {
+                Ok(invitation) => {
+                    info!(studio = record.studio, connector = %record.spki, "join token for another connector");
+                    FromRelay::Invited {
+                        token: invitation.id,
+                        secret: invitation.secret,
+                        expires_unix: u64::try_from(invitation.expires_unix).unwrap_or(0),
+                    }
+                }
+                Err(error) => {
+                    warn!(connector = %record.spki, %error, "no join token for another connector");
+                    FromRelay::NotInvited {
+                        message: "the relay can't store a join token now: try again in a minute".into(),
+                    }
+                }
+            }
+        }));
+        true
+    }
+
+    /// The answer to the question. Cancel-safe.
+    async fn next(&mut self) -> FromRelay {
+        let Some(making) = &mut self.making else {
+            return future::pending().await;
+        };
+        let answer = making.await;
+        self.making = None;
+        self.last = Some(Instant::now());
+        answer
+    }
+}
+
 /// What a stranger calls itself, made fit for a log and a list.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(64).collect()
@@ -445,6 +517,9 @@ const DECLARE_BURST: Duration = Duration::from_secs(5);
 
 /// A disk that did not take a snapshot gets it again after this time.
 const STORE_RETRY: Duration = Duration::from_secs(5);
+
+/// Ten tokens in one go would only fill the table.
+const INVITE_INTERVAL: Duration = Duration::from_secs(5);
 
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(300);
 

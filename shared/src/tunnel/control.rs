@@ -75,6 +75,9 @@ pub enum FromConnector {
         /// The publisher's number, as in `claims`.
         publisher: u32,
     },
+    /// Asks for a join token of this connector's studio, for another machine of it. Answer: `invited` or
+    /// `not_invited`, in the order of the questions.
+    Invite {},
     /// The connector ends on purpose.
     Bye {
         /// For the relay's log.
@@ -218,6 +221,20 @@ pub enum FromRelay {
         audio: u32,
         /// `late`, `full` or `needs_keyframe`.
         reason: DropReason,
+    },
+    /// A join token for one more connector of the studio.
+    Invited {
+        /// The token's id.
+        token: String,
+        /// The token's secret.
+        secret: crate::secret::Secret,
+        /// When it ends, seconds since 1970.
+        expires_unix: u64,
+    },
+    /// There is no join token.
+    NotInvited {
+        /// One sentence for the operator.
+        message: String,
     },
     /// The relay takes no new publishers and will stop.
     Draining {},

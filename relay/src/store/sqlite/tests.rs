@@ -14,6 +14,7 @@ fn token(id: &str, studio: &str, uses: u32) -> NewToken {
         studio: studio.to_owned(),
         uses,
         expires_unix: NOW + DAY,
+        made_by: None,
     }
 }
 
@@ -301,4 +302,29 @@ fn a_file_that_is_no_database_is_named() {
     let file = folder.path().join("relay.sqlite");
     std::fs::write(&file, "something else entirely, long enough to be read").unwrap();
     assert!(Sqlite::open(&file).is_err());
+}
+
+#[test]
+fn a_token_that_a_connector_asked_for_ends_with_that_connector() {
+    let mut store = store_with(&[token("t", "truck1", 2)]);
+    for connector in [1, 2] {
+        assert_eq!(
+            store.enrol(&enrolment("t", connector), NOW).unwrap(),
+            studio("truck1")
+        );
+        let made = NewToken {
+            made_by: Some(Spki([connector; 32])),
+            ..token(&format!("of-{connector}"), "truck1", 1)
+        };
+        store.add_token(&made, [9; 32], NOW).unwrap();
+    }
+    assert!(store.revoke_connector(Spki([1; 32])).unwrap());
+    assert_eq!(
+        store.enrol(&enrolment("of-1", 3), NOW).unwrap(),
+        Redeemed::Unknown
+    );
+    assert_eq!(
+        store.enrol(&enrolment("of-2", 3), NOW).unwrap(),
+        studio("truck1")
+    );
 }
