@@ -400,7 +400,6 @@ impl Place {
         read_answer(value)
     }
 
-
     /// The running program's answer; `None` when none runs.
     async fn running(&self, request: &Request) -> Result<Option<Answer>, Failure> {
         match admin::request(&self.state_dir, request).await {

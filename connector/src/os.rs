@@ -11,11 +11,11 @@ mod no_helper;
 mod windows;
 
 #[cfg(target_os = "linux")]
-pub use linux::{NDI_DOWNLOAD, NDI_LIBRARY_NAMES, ndi_folders};
+pub use linux::{NDI_DOWNLOAD, NDI_LIBRARY_NAMES, ndi_folders, prefer_this_thread};
 #[cfg(target_os = "macos")]
-pub use macos::{NDI_DOWNLOAD, NDI_LIBRARY_NAMES, ndi_folders};
+pub use macos::{NDI_DOWNLOAD, NDI_LIBRARY_NAMES, ndi_folders, prefer_this_thread};
 #[cfg(windows)]
-pub use windows::{NDI_DOWNLOAD, NDI_LIBRARY_NAMES, ndi_folders};
+pub use windows::{NDI_DOWNLOAD, NDI_LIBRARY_NAMES, ndi_folders, prefer_this_thread};
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{CAN_HELP, Helper, HelperSide, THIS_PROGRAM, become_helper, confine};

@@ -100,7 +100,8 @@ impl Spare {
             }
         }
         // A bare name has an empty folder.
-        let whole = std::path::absolute(file).map_err(|error| Failure::io(file.display(), &error))?;
+        let whole =
+            std::path::absolute(file).map_err(|error| Failure::io(file.display(), &error))?;
         let json = serde_json::to_vec(self).unwrap_or_default();
         ops::write_atomic(&whole, &json).map_err(|error| Failure::io(file.display(), &error))
     }
@@ -167,7 +168,10 @@ mod tests {
 
     #[test]
     fn lines_travel_with_their_keys_and_settings() {
-        let studio = set(&[line("Camera 1", "front-camera"), line("Kran süd", "crane-key-2")]);
+        let studio = set(&[
+            line("Camera 1", "front-camera"),
+            line("Kran süd", "crane-key-2"),
+        ]);
         let spare = Spare::new(&[], &studio).unwrap();
         let text = serde_json::to_string(&spare).unwrap();
         let read = Spare::parse(&text, Path::new("spare.json")).unwrap();
@@ -186,7 +190,10 @@ mod tests {
     #[test]
     fn another_camera_of_the_same_name_or_key_is_never_replaced() {
         let spare = Spare::new(&[], &set(&[line("Camera 1", "front-camera")])).unwrap();
-        for here in [line("camera 1", "other-camera"), line("Other", "front-camera")] {
+        for here in [
+            line("camera 1", "other-camera"),
+            line("Other", "front-camera"),
+        ] {
             let error = missing(spare.lines().unwrap(), &set(&[here])).unwrap_err();
             assert!(error.message.contains("Camera 1"), "{error}");
             assert!(!error.message.contains("front-camera"), "{error}");
@@ -200,7 +207,12 @@ mod tests {
         let file = folder.path().join("spare.json");
         spare.write(&file).unwrap();
         spare.write(&file).unwrap();
-        for other in ["", "{}", "notes", r#"{"firstmile_export":2,"tokens":[],"lines":""}"#] {
+        for other in [
+            "",
+            "{}",
+            "notes",
+            r#"{"firstmile_export":2,"tokens":[],"lines":""}"#,
+        ] {
             std::fs::write(&file, other).unwrap();
             assert!(Spare::parse(other, &file).is_err(), "{other}");
             let error = spare.write(&file).unwrap_err();

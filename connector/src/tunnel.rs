@@ -43,8 +43,8 @@ use tracing::{Instrument, info, info_span, warn};
 
 pub use self::colleague::InviteError;
 use self::{
-    colleague::InviteAsk,
     book::{Book, Relay},
+    colleague::InviteAsk,
     dial::DialError,
     ended::Ended,
     relay_clock::RelayClock,
@@ -356,10 +356,10 @@ impl Tunnels {
     pub async fn invite_colleague(&self) -> Result<Vec<JoinToken>, InviteError> {
         let mut tokens = Vec::new();
         for relay in self.relays() {
-            let inviter = (relay.pins.first())
+            let session = (relay.pins.first())
                 .and_then(|id| lock(&self.shared.inviters).get(id).cloned())
                 .ok_or_else(|| InviteError::Away(relay.name().to_owned()))?;
-            let invited = colleague::ask(&inviter, relay.name()).await?;
+            let invited = colleague::ask(&session, relay.name()).await?;
             tokens.push(JoinToken {
                 addresses: relay.addresses,
                 pins: relay.pins,

@@ -15,8 +15,8 @@ fi
 
 "$cargo" deny --offline --locked check --hide-inclusion-graph bans licenses sources
 
-if "$cargo" deny fetch db >/dev/null 2>&1 || ls "${CARGO_HOME:-$HOME/.cargo}"/advisory-db*/* >/dev/null 2>&1; then
-    "$cargo" deny --locked check --disable-fetch --hide-inclusion-graph advisories
+if "$cargo" deny fetch db >/dev/null 2>&1 || ls "${CARGO_HOME:-$HOME/.cargo}"/advisory-dbs/*/.git >/dev/null 2>&1; then
+    "$cargo" deny --offline --locked check --hide-inclusion-graph advisories
 else
     echo "advisories not checked: the database is not on this machine and cannot be fetched"
 fi

@@ -21,7 +21,9 @@ fn an_exported_studio_runs_on_a_spare_beside_the_first() -> anyhow::Result<()> {
 
     let file = show.folder().join("spare.json");
     let path = file.to_str().unwrap();
-    (studio.program()).command(&["export", path], "")?.success()?;
+    (studio.program())
+        .command(&["export", path], "")?
+        .success()?;
     assert_eq!(fs::metadata(&file)?.permissions().mode() & 0o777, 0o600);
 
     let spare = show.connector("spare", OutputKind::Null)?;
@@ -89,7 +91,11 @@ fn an_export_says_why_there_is_none() -> anyhow::Result<()> {
     wait_for("the relay's end to be seen", PATIENCE, || {
         let status = studio.status()?;
         let state = status["relays"][0]["state"].clone();
-        Ok(if state == "dialing" { Ok(()) } else { Err(state) })
+        Ok(if state == "dialing" {
+            Ok(())
+        } else {
+            Err(state)
+        })
     })?;
     let refused = studio.program().command(&["export", path], "")?;
     assert_eq!(refused.code, Some(69), "{refused:?}");

@@ -23,10 +23,7 @@ pub(super) fn read(file: &Path, what: &str) -> Result<String, Failure> {
 pub(super) fn read_up_to(file: &Path, what: &str, len_max: u64) -> Result<String, Failure> {
     let mut text = String::new();
     let (source, result) = if file == Path::new("-") {
-        let input = io::stdin()
-            .lock()
-            .take(len_max)
-            .read_to_string(&mut text);
+        let input = io::stdin().lock().take(len_max).read_to_string(&mut text);
         ("standard input".to_owned(), input)
     } else {
         let opened = fs::File::open(file);

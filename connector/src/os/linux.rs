@@ -55,3 +55,18 @@ fn set_nonblocking(fd: RawFd) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Lets the calling thread run before everything ordinary when its time comes: other work on a busy machine, a build or an
+/// export, would delay pictures by tens of milliseconds. It takes root, `CAP_SYS_NICE` or `LimitRTPRIO=1`.
+///
+/// Threads that it starts do not inherit that: they may work long, and only a thread that mostly sleeps may go first.
+#[expect(unsafe_code, reason = "no safe binding knows the flag")]
+pub fn prefer_this_thread() -> io::Result<()> {
+    let lowest = libc::sched_param { sched_priority: 1 };
+    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: 0 means the calling thread; the parameters are only read.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const lowest) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,6 +1,6 @@
 //! Windows: NDI's library comes with the NDI tools, vMix or the redistributable installer.
 
-use std::{env, path::PathBuf};
+use std::{env, io, path::PathBuf};
 
 /// What the library file is called.
 #[cfg(target_arch = "x86_64")]
@@ -22,4 +22,9 @@ pub fn ndi_folders() -> Vec<PathBuf> {
     ]
     .map(|folder| PathBuf::from(&programs).join(folder))
     .to_vec()
+}
+
+/// Lets the calling thread run before everything ordinary; not done on this system yet.
+pub fn prefer_this_thread() -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }

@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use firstmile_shared::clock::now_us;
+use tracing::debug;
 
 use super::{
     line::{Absence, Line, QueuedPicture, QueuedSound},
@@ -13,12 +14,15 @@ use super::{
     sound::{Fade, SoundRun},
 };
 use crate::{
-    os::wait_until,
+    os::{prefer_this_thread, wait_until},
     output::{FrameRate, Output, Picture, Receivers},
 };
 
 /// Runs until the line stops, then closes the output.
 pub(super) fn run(line: &Line, output: Box<dyn Output>, cards: Box<dyn Cards>) {
+    if let Err(error) = prefer_this_thread() {
+        debug!(line = line.name, %error, "pictures are paced at ordinary priority");
+    }
     let mut showing = Showing::new(line, output, cards, now_us());
     while !line.is_stopping() {
         showing.step(now_us());

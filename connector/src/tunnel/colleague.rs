@@ -30,7 +30,9 @@ pub enum InviteError {
     )]
     Away(String),
     /// It does not know the question, or is very slow.
-    #[error("relay {0} gave no join token in time: it may be of an older version, or its link very slow")]
+    #[error(
+        "relay {0} gave no join token in time: it may be of an older version, or its link very slow"
+    )]
     Silent(String),
     /// It does not want to.
     #[error("relay {relay}: {message}")]

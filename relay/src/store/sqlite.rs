@@ -426,7 +426,8 @@ const TAKEOVERS: [(Takeover, &str); 3] = [
 const EXPIRED_TOKENS_KEPT_S: i64 = 30 * 24 * 3600;
 
 /// Each brings the schema one version up; what was released is never edited.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE studios (
     name TEXT PRIMARY KEY,
     salt BLOB NOT NULL,
@@ -465,9 +466,10 @@ CREATE TABLE lines (
     PRIMARY KEY (connector, line)
 ) STRICT;
 ",
-"
+    "
 ALTER TABLE tokens ADD COLUMN made_by BLOB;
-"];
+",
+];
 
 #[cfg(test)]
 mod tests;

@@ -197,7 +197,8 @@ async fn talk(
             FromConnector::Declare { .. }
             | FromConnector::Tally { .. }
             | FromConnector::Take { .. }
-            | FromConnector::Refuse { .. } => {}
+            | FromConnector::Refuse { .. }
+            | FromConnector::Invite {} => {}
         }
     }
 }

@@ -470,7 +470,8 @@ impl Invitations {
                 Err(error) => {
                     warn!(connector = %record.spki, %error, "no join token for another connector");
                     FromRelay::NotInvited {
-                        message: "the relay can't store a join token now: try again in a minute".into(),
+                        message: "the relay can't store a join token now: try again in a minute"
+                            .into(),
                     }
                 }
             }

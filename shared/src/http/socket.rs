@@ -214,19 +214,24 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        task::JoinSet,
+    };
 
     use super::*;
 
     /// A server of lines with two places: answers each byte with itself.
-    fn serve() -> SocketAddr {
+    fn serve() -> (SocketAddr, JoinSet<()>) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut sockets = Sockets::new(listener, 2).unwrap();
-        tokio::spawn(async move {
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let mut guests = JoinSet::new();
             loop {
                 let (mut socket, _) = sockets.accept().await;
-                tokio::spawn(async move {
+                guests.spawn(async move {
                     let mut byte = [0];
                     while let Ok(1) = socket.read(&mut byte).await {
                         if byte != *b"." && socket.write_all(&byte).await.is_err() {
@@ -236,7 +241,7 @@ mod tests {
                 });
             }
         });
-        address
+        (address, server)
     }
 
     async fn answers(stream: &mut TcpStream) -> bool {
@@ -248,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_was_served_least_lately_makes_room_and_trickling_does_not_help() {
-        let address = serve();
+        let (address, _server) = serve();
         let mut trickle = TcpStream::connect(address).await.unwrap();
         let mut busy = TcpStream::connect(address).await.unwrap();
         for _ in 0..12 {
@@ -264,7 +269,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_that_becomes_free_is_taken_without_sending_anybody_away() {
-        let address = serve();
+        let (address, _server) = serve();
         let mut stays = TcpStream::connect(address).await.unwrap();
         assert!(answers(&mut stays).await);
         for _ in 0..5 {

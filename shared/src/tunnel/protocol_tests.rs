@@ -231,6 +231,7 @@ fn control_messages_are_those_of_the_code() {
             line: 0,
             publisher: 0,
         },
+        FromConnector::Invite {},
         FromConnector::Bye {
             reason: String::new(),
         },
@@ -292,6 +293,14 @@ fn from_relay() -> Vec<FromRelay> {
             video: 0,
             audio: 0,
             reason: DropReason::Late,
+        },
+        FromRelay::Invited {
+            token: String::new(),
+            secret: Secret::new(""),
+            expires_unix: 0,
+        },
+        FromRelay::NotInvited {
+            message: String::new(),
         },
         FromRelay::Draining {},
     ]
