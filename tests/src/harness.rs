@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 pub use self::{
     encoder::{Encoder, EncoderSettings},
-    program::{Finished, Program},
+    program::{Finished, Program, executable},
 };
 
 /// One relay, and the folder that everything of the show lives in.
@@ -38,26 +38,39 @@ pub struct Show {
 impl Show {
     /// Starts a relay and waits until it is ready.
     pub fn start() -> anyhow::Result<Self> {
-        Self::start_with(false, &[])
+        Self::start_with(false, &[], |_| Ok(()))
     }
 
     /// Likewise, with everything logged that can be logged.
     pub fn start_verbose() -> anyhow::Result<Self> {
-        Self::start_with(true, &[])
+        Self::start_with(true, &[], |_| Ok(()))
     }
 
     /// Likewise, with more in the relay's environment.
     pub fn start_set(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
-        Self::start_with(false, settings)
+        Self::start_with(false, settings, |_| Ok(()))
     }
 
-    fn start_with(verbose: bool, more: &[(&str, &str)]) -> anyhow::Result<Self> {
+    /// Likewise, after `prepare` did something to the show's folder. Its `relay` is the relay's state folder.
+    pub fn start_prepared(
+        settings: &[(&str, &str)],
+        prepare: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        Self::start_with(false, settings, prepare)
+    }
+
+    fn start_with(
+        verbose: bool,
+        more: &[(&str, &str)],
+        prepare: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         // Real media are paced on all cores: one show at a time, also where test threads are many.
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::Builder::new()
             .prefix("firstmile-show-")
             .tempdir()?;
+        prepare(folder.path())?;
         let mut settings = vec![
             ("FIRSTMILE_RELAY__RTMP__LISTEN", "127.0.0.1:0"),
             ("FIRSTMILE_RELAY__RTMPS__LISTEN", "off"),

@@ -8,6 +8,8 @@ pub mod hostile;
 pub mod kills;
 pub mod ndi;
 pub mod picture;
+#[cfg(unix)]
+pub mod place;
 pub mod source;
 pub mod stamp;
 pub mod viewer;

@@ -255,7 +255,7 @@ impl Finished {
 ///
 /// Cargo builds the programs of other packages for no test, so they are built here, once per process; that takes a
 /// moment when nothing changed. `make` has built them and says so by `FIRSTMILE_PREBUILT=1`.
-pub(super) fn executable(name: &str) -> anyhow::Result<PathBuf> {
+pub fn executable(name: &str) -> anyhow::Result<PathBuf> {
     static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let folder = FOLDER
         .get_or_init(|| build().map_err(|error| format!("{error:#}")))
