@@ -13,6 +13,7 @@ use std::{
 
 use figment::{
     Figment, Metadata, Profile, Provider,
+    error::Actual,
     providers::{Format, Toml},
     value::{Dict, Map, Value},
 };
@@ -149,6 +150,15 @@ fn describe(error: figment::Error, env_prefix: &str) -> String {
                         expected.join(", ")
                     )
                 }
+                Kind::InvalidType(found, expected) => {
+                    let found = found_words(found);
+                    if expected.starts_with("struct ") {
+                        let section = path.join(".");
+                        format!("{found} is no section: write [{section}] and its settings below")
+                    } else {
+                        format!("{found} stands where {expected} belongs")
+                    }
+                }
                 other => one_line(&other.to_string()),
             };
             let source = match error.metadata.as_ref() {
@@ -173,6 +183,20 @@ fn describe(error: figment::Error, env_prefix: &str) -> String {
         })
         .collect();
     format!("configuration: {}", lines.join("; "))
+}
+
+/// What stands in the place of something else, without the parser's types.
+fn found_words(found: &Actual) -> String {
+    match found {
+        Actual::Map => "a section".to_owned(),
+        Actual::Seq => "a list".to_owned(),
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(number) => number.to_string(),
+        Actual::Signed(number) => number.to_string(),
+        Actual::Float(number) => number.to_string(),
+        Actual::Str(text) => format!("{text:?}"),
+        other => other.to_string(),
+    }
 }
 
 /// The TOML parser writes for a terminal: the place, the offending line with a mark under it, then what is wrong.
