@@ -2,7 +2,8 @@
 //! share counters. The only file that knows `prometheus`.
 //!
 //! Names are `firstmile_relay_<what>_<unit>[_total]` in base units. A label's value is one of an enum's, or the name
-//! of a studio, which only the operator makes: nothing from the wire can mint a time series.
+//! of a studio, which only the operator makes: nothing from the wire can mint a time series. METRICS.md lists them, and a
+//! test holds it against a running relay.
 
 use std::fmt;
 
@@ -106,7 +107,7 @@ impl Metrics {
         let r = &registry;
         let info = gauges(r, "build_info", "The program's version", &["version"])?;
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        Ok(Self {
+        let metrics = Self {
             hops: histogram(
                 r,
                 "hop_seconds",
@@ -150,7 +151,30 @@ impl Metrics {
                 )?,
             )?,
             registry,
-        })
+        };
+        metrics.show_zeros();
+        Ok(metrics)
+    }
+
+    /// A counter that appears with its first event has no rate at that event: all are there from the start.
+    fn show_zeros(&self) {
+        for hop in Hop::ALL {
+            self.hop(hop);
+        }
+        for direction in Direction::ALL {
+            for counter in [&self.units, &self.bytes] {
+                counter.with_label_values(&[direction.label()]);
+            }
+        }
+        for reason in Dropped::ALL {
+            self.units_dropped.with_label_values(&[reason.label()]);
+        }
+        for listener in Listener::ALL {
+            self.connections.with_label_values(&[listener.label()]);
+        }
+        for reason in Refused::ALL {
+            self.refusals.with_label_values(&[reason.label()]);
+        }
     }
 
     /// A unit spent this long on a stretch; negative times count as zero.
@@ -212,10 +236,7 @@ impl Metrics {
     }
 
     fn hop(&self, hop: Hop) -> Histogram {
-        self.hops.with_label_values(&[match hop {
-            Hop::Ingest => "ingest",
-            Hop::Scheduler => "scheduler",
-        }])
+        self.hops.with_label_values(&[hop.label()])
     }
 }
 
@@ -248,7 +269,20 @@ impl Drop for OpenConnection {
     }
 }
 
+impl Hop {
+    const ALL: [Self; 2] = [Self::Ingest, Self::Scheduler];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Scheduler => "scheduler",
+        }
+    }
+}
+
 impl Direction {
+    const ALL: [Self; 2] = [Self::In, Self::Out];
+
     const fn label(self) -> &'static str {
         match self {
             Self::In => "in",
@@ -258,6 +292,14 @@ impl Direction {
 }
 
 impl Dropped {
+    const ALL: [Self; 5] = [
+        Self::Scheduler(DropReason::Late),
+        Self::Scheduler(DropReason::Full),
+        Self::Scheduler(DropReason::NeedsKeyframe),
+        Self::NoConnector,
+        Self::Held,
+    ];
+
     const fn label(self) -> &'static str {
         match self {
             Self::Scheduler(DropReason::Late) => "late",
@@ -271,6 +313,8 @@ impl Dropped {
 }
 
 impl Listener {
+    const ALL: [Self; 3] = [Self::Rtmp, Self::Tunnel, Self::Http];
+
     const fn label(self) -> &'static str {
         match self {
             Self::Rtmp => "rtmp",
@@ -281,6 +325,17 @@ impl Listener {
 }
 
 impl Refused {
+    const ALL: [Self; 8] = [
+        Self::UnknownKey,
+        Self::Draining,
+        Self::Full,
+        Self::Protocol,
+        Self::TooSlow,
+        Self::UnknownConnector,
+        Self::Token,
+        Self::ByStudio,
+    ];
+
     const fn label(self) -> &'static str {
         match self {
             Self::UnknownKey => "unknown_key",

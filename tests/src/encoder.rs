@@ -4,7 +4,10 @@
 //! (see the harness). It speaks with the relay's own chunk and value writers, so it proves nothing about their
 //! correctness: real encoders and the relay's tests do.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context, bail, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,7 +20,7 @@ use firstmile_relay::rtmp::{
 use firstmile_shared::media::{AccessUnit, Codec, MediaKind};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{self, Instant},
 };
 
@@ -37,7 +40,18 @@ pub struct SyntheticEncoder {
 impl SyntheticEncoder {
     /// Connects and shakes hands, plainly.
     pub async fn connect(address: SocketAddr) -> anyhow::Result<Self> {
-        let mut socket = TcpStream::connect(address).await?;
+        Self::connect_from(Ipv4Addr::LOCALHOST.into(), address).await
+    }
+
+    /// Likewise, from an address of its own: another encoder than those from elsewhere.
+    pub async fn connect_from(from: IpAddr, address: SocketAddr) -> anyhow::Result<Self> {
+        let socket = if from.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        socket.bind(SocketAddr::new(from, 0))?;
+        let mut socket = socket.connect(address).await?;
         socket.set_nodelay(true)?;
         let mut hello = vec![0; 1 + 2 * BLOCK_LEN];
         hello[0] = 3;

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 pub use self::{
     encoder::{Encoder, EncoderSettings},
-    program::{Finished, Program, executable},
+    program::{ChildProcess, Finished, Program, executable},
 };
 
 /// One relay, and the folder that everything of the show lives in.

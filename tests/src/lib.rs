@@ -6,6 +6,7 @@ pub mod encoder;
 pub mod harness;
 pub mod hostile;
 pub mod kills;
+pub mod metrics;
 pub mod ndi;
 pub mod picture;
 #[cfg(unix)]

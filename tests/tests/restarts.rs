@@ -153,7 +153,7 @@ fn a_connector_that_was_killed_is_the_same_source_again_and_the_encoder_never_no
         ]))
     };
     let before = publisher(show.relay())?;
-    let helpers = children_of(studio.program().pid().unwrap_or_default())?;
+    let helpers = studio.program().children()?;
 
     studio.program_mut().kill()?;
     let started = Instant::now();
@@ -177,10 +177,8 @@ fn a_connector_that_was_killed_is_the_same_source_again_and_the_encoder_never_no
         "the encoder's connection stayed"
     );
     wait_for("the helpers of the killed one to be gone", PATIENCE, || {
-        let left = helpers
-            .iter()
-            .filter(|(pid, born)| born_at(*pid) == Some(*born));
-        let left: Vec<u32> = left.map(|(pid, _)| *pid).collect();
+        let left = helpers.iter().filter(|helper| helper.is_there());
+        let left: Vec<u32> = left.map(|helper| helper.pid).collect();
         Ok(if left.is_empty() {
             Ok(())
         } else {
@@ -224,39 +222,3 @@ fn ten_kills_at_random_moments_lose_nothing_that_was_acknowledged() -> anyhow::R
     );
     Ok(())
 }
-
-/// The processes that `pid` has started, each with the moment of its birth: numbers are given again.
-fn children_of(pid: u32) -> anyhow::Result<Vec<(u32, u64)>> {
-    let mut children = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let child = name.to_str().and_then(|name| name.parse::<u32>().ok());
-        if let Some(child) = child
-            && stat(child, PARENT) == Some(pid.into())
-            && let Some(born) = born_at(child)
-        {
-            children.push((child, born));
-        }
-    }
-    Ok(children)
-}
-
-fn born_at(pid: u32) -> Option<u64> {
-    // Killed and not yet waited for is gone.
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = text.rsplit_once(") ")?;
-    if fields.starts_with('Z') {
-        return None;
-    }
-    stat(pid, BORN)
-}
-
-/// "PID (NAME) STATE PARENT …": the name may hold anything, so fields count from its end.
-fn stat(pid: u32, field: usize) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = text.rsplit_once(") ")?;
-    fields.split(' ').nth(field)?.parse().ok()
-}
-
-const PARENT: usize = 1;
-const BORN: usize = 19;

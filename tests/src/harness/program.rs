@@ -166,6 +166,23 @@ impl Program {
         self.child.as_ref().map(Child::id)
     }
 
+    /// The processes that it has started and that are still there.
+    pub fn children(&self) -> anyhow::Result<Vec<ChildProcess>> {
+        let pid = self.pid().context("not running")?;
+        let mut children = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let child = name.to_str().and_then(|name| name.parse().ok());
+            if let Some(child) = child
+                && stat(child, STAT_PARENT) == Some(pid.into())
+                && let Some(born) = born_at(child)
+            {
+                children.push(ChildProcess { pid: child, born });
+            }
+        }
+        Ok(children)
+    }
+
     /// The most memory that it ever had resident, bytes (`VmHWM`).
     pub fn peak_memory(&self) -> anyhow::Result<u64> {
         let pid = self.pid().context("not running")?;
@@ -195,6 +212,42 @@ impl Program {
         Ok(())
     }
 }
+
+/// A process of a program's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChildProcess {
+    /// Its number.
+    pub pid: u32,
+    /// When it was made: numbers are given again.
+    born: u64,
+}
+
+impl ChildProcess {
+    /// Whether it is still there.
+    pub fn is_there(self) -> bool {
+        born_at(self.pid) == Some(self.born)
+    }
+}
+
+/// `None` when there is no such process, or it is dead and only not yet waited for.
+fn born_at(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = text.rsplit_once(") ")?;
+    if fields.starts_with('Z') {
+        return None;
+    }
+    stat(pid, STAT_BORN)
+}
+
+/// "PID (NAME) STATE PARENT …": the name may hold anything, so fields count from its end.
+fn stat(pid: u32, field: usize) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = text.rsplit_once(") ")?;
+    fields.split(' ').nth(field)?.parse().ok()
+}
+
+const STAT_PARENT: usize = 1;
+const STAT_BORN: usize = 19;
 
 impl Drop for Program {
     fn drop(&mut self) {
