@@ -63,6 +63,23 @@ fn decode(decoder: &mut dyn Decoder, units: &[AccessUnit]) -> Vec<Decoded> {
     out
 }
 
+/// A signal to a process on another processor takes a moment, in which it may still answer.
+fn wait_until_struck(pid: u32) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let runs = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next());
+        matches!(state, Some('R' | 'S' | 'D'))
+    };
+    while runs() {
+        assert!(Instant::now() < deadline);
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn signal(pid: u32, signal: &str) {
     let sent = Command::new("sh")
         .args([
@@ -147,6 +164,7 @@ fn a_decoder_that_crashed_or_hangs_is_replaced_and_says_how_it_ended() {
         decode(&mut decoder, &units);
         let pid = decoder.process_id().unwrap();
         signal(pid, sent);
+        wait_until_struck(pid);
         let start = Instant::now();
         let mut out = Vec::new();
         let error = decoder.decode(&coded(&units[0]), &mut out).unwrap_err();
