@@ -39,7 +39,7 @@ use crate::{
 };
 
 pub use self::{
-    slate::{Artist, ImageError, Slate},
+    slate::{Artist, CardText, ImageError, Slate},
     snapshot::{
         AudioSnapshot, HistogramSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot,
         Percentiles, Tally, VideoSnapshot,

@@ -11,6 +11,8 @@ pub mod ndi;
 pub mod picture;
 #[cfg(unix)]
 pub mod place;
+pub mod screen;
+pub mod slate;
 pub mod source;
 pub mod stamp;
 pub mod viewer;

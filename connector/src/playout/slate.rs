@@ -20,6 +20,8 @@ mod words;
 
 use std::fmt;
 
+use crate::output::Picture;
+
 pub use self::{artist::Artist, image::ImageError};
 pub(super) use self::{
     artist::{Cards, Sitter},
@@ -70,6 +72,51 @@ impl fmt::Display for Slate {
             Self::Black => "black",
             Self::File(path) => path,
         })
+    }
+}
+
+/// What can be read on a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CardText<'a> {
+    /// Nothing.
+    None,
+    /// The line's name.
+    Name(&'a str),
+    /// Of a rehearsal.
+    Diagnosis {
+        /// The line's.
+        name: &'a str,
+        /// What is wrong.
+        reason: &'a str,
+        /// What to do.
+        remedy: &'a str,
+    },
+}
+
+impl CardText<'_> {
+    /// The neutral card with this on it, as a source of this size shows it. Takes tens of milliseconds.
+    pub fn draw(self, width: u32, height: u32) -> Picture {
+        let format = Format {
+            width,
+            height,
+            ..Format::DEFAULT
+        };
+        let mut typesetter = text::Typesetter::new();
+        match self {
+            Self::None => neutral(format),
+            Self::Name(name) => card::named(format, name, &mut typesetter),
+            Self::Diagnosis {
+                name,
+                reason,
+                remedy,
+            } => {
+                let words = Words {
+                    reason: reason.to_owned(),
+                    remedy: remedy.to_owned(),
+                };
+                card::diagnostic(format, name, &words, &mut typesetter)
+            }
+        }
     }
 }
 
