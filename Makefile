@@ -12,13 +12,16 @@ WITH_NDI = $(if $(NDI_DIR),NDI_RUNTIME_DIR_V6='$(NDI_DIR)')
 # A test that skips itself for want of NDI or FFmpeg fails under `make test`.
 REQUIRED := FIRSTMILE_REQUIRE_NDI=1 FIRSTMILE_REQUIRE_FFMPEG=1 FIRSTMILE_PREBUILT=1
 
-.PHONY: help setup build release demo test test-slow check bench bench-tunnel
+# The slow tests: one target for each file tests/tests/slow_NAME.rs, of 15 minutes at most, that also runs alone.
+SLOW := $(patsubst tests/tests/slow_%.rs,test-slow-%,$(sort $(wildcard tests/tests/slow_*.rs)))
+
+.PHONY: help setup build release demo test test-slow $(SLOW) check bench bench-tunnel
 
 help:
 	@echo 'make setup        packages, build, NDI runtime: all that needs a network (NDI_ACCEPT=1 accepts its licence)'
 	@echo 'make demo         relay, connector and a camera on this machine (SECONDS=20: ends by itself, with figures)'
 	@echo 'make test         all tests but the slow ones'
-	@echo 'make test-slow    the slow ones'
+	@echo 'make test-slow    the slow ones; each alone: $(SLOW)'
 	@echo 'make check        format, lints, documentation, dependencies'
 	@echo 'make bench        all measurements; bench-tunnel: CPU and delay of the tunnel at 1, 4 and 50 feeds'
 	@echo 'make release      the optimised programs, in target/release'
@@ -40,9 +43,10 @@ test: build
 	$(CARGO) test $(OFFLINE) --workspace --no-run
 	$(REQUIRED) $(WITH_NDI) CARGO='$(CARGO)' $(NETNS) tests/scripts/test.sh
 
-test-slow: build
+test-slow: $(SLOW)
+$(SLOW): test-slow-%: build
 	$(CARGO) test $(OFFLINE) --workspace --no-run --features slow
-	$(REQUIRED) $(WITH_NDI) CARGO='$(CARGO)' $(NETNS) tests/scripts/test.sh --features slow --test 'slow_*'
+	$(REQUIRED) $(WITH_NDI) CARGO='$(CARGO)' $(NETNS) tests/scripts/test.sh --features slow --test 'slow_$*'
 
 check:
 	$(CARGO) fmt --all --check
