@@ -27,8 +27,9 @@ use serde_json::Value;
 
 use crate::{
     config::{Config, PROGRAM},
-    control::{Answer, Control, Health, Imported, JoinedStudio, LineInfo, Request},
+    control::{Answer, Control, Decided, Health, Imported, JoinedStudio, LineInfo, Request},
     decode,
+    events::{Event, Events},
     lines::{
         Lines,
         file::{LinesFile, folded},
@@ -94,6 +95,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what happened lately
+    Events {
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Check the configuration and the lines without starting
     CheckConfig,
     /// Print completions for a shell
@@ -144,6 +151,24 @@ enum LineCommand {
     Remove {
         /// The line
         name: String,
+    },
+    /// Give a line to the encoder that waits for it, or let one that was refused try again
+    ///
+    /// The one that had the line waits from then on.
+    Take {
+        /// The line
+        name: String,
+        /// Which encoder, if several wait: its number in `status --json`
+        publisher: Option<u32>,
+    },
+    /// Send an encoder away that waits for a line
+    ///
+    /// It is told so, and not let in again before it has stopped trying for ten minutes, or `line take` lets it.
+    Refuse {
+        /// The line
+        name: String,
+        /// Which encoder, if several wait: its number in `status --json`
+        publisher: Option<u32>,
     },
 }
 
@@ -198,6 +223,7 @@ async fn command(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Line(command) => line(&place, command).await?,
         Command::Status { json } => status(&place, json).await?,
+        Command::Events { json } => events(&place, json).await?,
         Command::CheckConfig => check_config(&place)?,
         Command::Completions { .. } => {}
     }
@@ -322,6 +348,25 @@ async fn line(place: &Place, command: LineCommand) -> Result<(), Failure> {
             note(&format!("line {:?} is removed", info.name));
             Ok(())
         }
+        LineCommand::Take { name, publisher } => {
+            let decided: Decided = place.ask(Request::TakeLine { name, publisher }).await?;
+            let (line, who) = (decided.line, decided.rival.who());
+            note(&if decided.is_readmitted {
+                format!("{who} may try again to publish to {line:?}")
+            } else {
+                format!("{line:?} goes to {who}, at its next keyframe")
+            });
+            Ok(())
+        }
+        LineCommand::Refuse { name, publisher } => {
+            let decided: Decided = place.ask(Request::RefuseLine { name, publisher }).await?;
+            note(&format!(
+                "{} is sent away from {:?}",
+                decided.rival.who(),
+                decided.line
+            ));
+            Ok(())
+        }
     }
 }
 
@@ -359,6 +404,14 @@ async fn status(place: &Place, json: bool) -> Result<(), Failure> {
         return print_json(&status);
     }
     print(&show::status(&status))
+}
+
+async fn events(place: &Place, json: bool) -> Result<(), Failure> {
+    let events: Vec<Event> = place.ask(Request::Events {}).await?;
+    if json {
+        return print_json(&events);
+    }
+    print(&show::events(&events))
 }
 
 fn check_config(place: &Place) -> Result<(), Failure> {
@@ -421,8 +474,9 @@ impl Place {
             Err(error) => return Err(error),
         };
         let lines = Lines::open(state.path(), self.config.delay.0)?;
-        let tunnels = program::open_tunnels(&self.config, &state, &lines)?;
-        let control = Control::new(lines, tunnels, Health::default());
+        let events = Events::open(state.path());
+        let tunnels = program::open_tunnels(&self.config, &state, &lines, &events)?;
+        let control = Control::new(lines, tunnels, Health::default(), events);
         control.result(request).await
     }
 

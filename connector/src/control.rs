@@ -17,11 +17,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{task, time};
 
+mod rivals;
+
 use crate::{
     address,
+    events::{Event, Events},
     lines::{Line, Lines, LinesError},
     spare::{self, Spare},
-    status::{LineStatus, Notice, Severity, Status},
+    status::{Notice, Rival, Severity, Status},
     tunnel::{RelayState, Tunnels},
 };
 
@@ -76,6 +79,22 @@ pub enum Request {
         /// From the file.
         spare: Spare,
     },
+    /// Gives the line to an encoder that waits for it, or lets one that was refused try again. Answer: [`Decided`].
+    TakeLine {
+        /// The line's name.
+        name: String,
+        /// Which one, if there are several.
+        publisher: Option<u32>,
+    },
+    /// Sends an encoder away that waits for the line. Answer: [`Decided`].
+    RefuseLine {
+        /// The line's name.
+        name: String,
+        /// Which one, if there are several.
+        publisher: Option<u32>,
+    },
+    /// What happened lately, as `[Event]`.
+    Events {},
 }
 
 /// One answer, as it crosses the control socket.
@@ -155,21 +174,34 @@ pub struct Imported {
     pub lines: Vec<String>,
 }
 
+/// What the operator decided about an encoder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// The line's name.
+    pub line: String,
+    /// The encoder.
+    pub rival: Rival,
+    /// It had been refused, and may try again.
+    pub is_readmitted: bool,
+}
+
 /// Answers requests. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Control {
     lines: Lines,
     tunnels: Tunnels,
     health: Health,
+    events: Events,
 }
 
 impl Control {
     /// Over these parts.
-    pub fn new(lines: Lines, tunnels: Tunnels, health: Health) -> Self {
+    pub fn new(lines: Lines, tunnels: Tunnels, health: Health, events: Events) -> Self {
         Self {
             lines,
             tunnels,
             health,
+            events,
         }
     }
 
@@ -208,23 +240,31 @@ impl Control {
             Request::RemoveLine { name } => self.edit(move |lines| lines.remove(&name)).await,
             Request::Export {} => json(&self.export().await?),
             Request::Import { spare } => json(&self.import(spare).await?),
+            Request::TakeLine { name, publisher } => json(&self.take(&name, publisher)?),
+            Request::RefuseLine { name, publisher } => json(&self.refuse(&name, publisher)?),
+            Request::Events {} => json(&self.events.list()),
         }
     }
 
     /// The program at this moment. No key is in it.
     pub fn status(&self) -> Status {
         let relays = self.tunnels.snapshot();
-        let lines = self.lines.snapshots().into_iter();
+        let lines = (self.lines.snapshots().into_iter())
+            .map(|(id, snapshot)| self.line_status(id, snapshot, &relays))
+            .collect();
         Status {
             version: env!("CARGO_PKG_VERSION"),
             host: os::host_name(),
             studio: relays.iter().find_map(|relay| relay.studio.clone()),
             relays,
-            lines: lines
-                .map(|(id, snapshot)| LineStatus { id, snapshot })
-                .collect(),
+            lines,
             notices: self.notices(),
         }
+    }
+
+    /// What happened lately, the oldest first.
+    pub fn events(&self) -> Vec<Event> {
+        self.events.list()
     }
 
     /// A line with its key and addresses.

@@ -4,12 +4,15 @@
 //! GET    /                      the page (with /app.js, /style.css, /icon.svg: all in the program)
 //! GET    /livez /readyz /metrics
 //! GET    /api/v1/status         no secret in it
+//! GET    /api/v1/events         what happened lately, the oldest first
 //! GET    /api/v1/lines          guarded from here on: keys, or changes
 //! POST   /api/v1/lines          {"name", "key"?}
 //! GET    /api/v1/lines/ID       one line with its key
 //! GET    /api/v1/lines/ID/qr    its address as an SVG picture
 //! PATCH  /api/v1/lines/ID       {"enabled"?, "settings"?}
 //! DELETE /api/v1/lines/ID
+//! POST   /api/v1/lines/ID/take    {"publisher"?}  gives the line to an encoder that waits
+//! POST   /api/v1/lines/ID/refuse  {"publisher"?}  sends one away
 //! POST   /api/v1/join           {"token"}
 //! POST   /api/v1/leave          {"relay"}
 //! ```
@@ -76,11 +79,14 @@ pub fn router(control: Control, hosts: Hosts) -> Router {
                 .delete(api::remove_line),
         )
         .route("/api/v1/lines/{id}/qr", get(api::qr))
+        .route("/api/v1/lines/{id}/take", post(api::take_line))
+        .route("/api/v1/lines/{id}/refuse", post(api::refuse_line))
         .route("/api/v1/join", post(api::join))
         .route("/api/v1/leave", post(api::leave))
         .layer(middleware::from_fn(guard::same_origin));
     Router::new()
         .route("/api/v1/status", get(api::status))
+        .route("/api/v1/events", get(api::events))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(prometheus))

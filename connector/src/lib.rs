@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod decode;
+pub mod events;
 pub mod http;
 pub mod identity;
 pub mod lines;

@@ -249,6 +249,9 @@ mod tests {
             relays: Vec::new(),
             lines: vec![LineStatus {
                 id: 1,
+                held: Vec::new(),
+                refused: Vec::new(),
+                frozen: false,
                 snapshot: LineSnapshot {
                     name: "Kran \"süd\"".into(),
                     state: LineState::Live,

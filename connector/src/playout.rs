@@ -19,16 +19,23 @@ mod trouble;
 
 use std::{
     io,
+    net::SocketAddr,
     sync::Arc,
     thread::{self, JoinHandle},
 };
 
-use firstmile_shared::{clock::now_us, media::MediaKind, tunnel::unit::Unit};
+use firstmile_shared::{
+    clock::now_us,
+    media::MediaKind,
+    takeover::Look,
+    tunnel::{control::Takeover, unit::Unit},
+};
 use tokio::sync::watch;
 use tracing::error;
 
 use self::{
     decoding::MakeDecoder,
+    feeds::Taken,
     line::{Absence, Line},
     slate::{Cards, Sitter, Words},
 };
@@ -39,6 +46,7 @@ use crate::{
 };
 
 pub use self::{
+    feeds::{FeedChange, HeldFeed},
     slate::{Artist, CardText, ImageError, Slate},
     snapshot::{
         AudioSnapshot, HistogramSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot,
@@ -62,6 +70,8 @@ pub struct LineSettings {
     /// Added to the due time of the sound, microseconds: more than 0 makes it later than the picture. Less than 0 needs
     /// a delay that is longer, or the sound would be due before it comes.
     pub sound_trim_us: i64,
+    /// Who wins when several relays bring a feed of the line.
+    pub takeover: Takeover,
 }
 
 impl LineSettings {
@@ -75,6 +85,7 @@ impl LineSettings {
             hold_us: absence.hold_us,
             slate: absence.slate,
             sound_trim_us: 0,
+            takeover: Takeover::default(),
         }
     }
 }
@@ -101,8 +112,20 @@ pub struct FeedInfo {
     pub relay: String,
     /// The encoder's own name, as it sent it.
     pub encoder: String,
+    /// What it called itself when it came: part of who it is.
+    pub agent: String,
     /// The encoder's address.
     pub peer: String,
+}
+
+impl FeedInfo {
+    /// What the encoder is recognised by.
+    pub fn look(&self) -> Look {
+        Look {
+            address: (self.peer.parse().ok()).map(|peer: SocketAddr| peer.ip()),
+            agent: self.agent.clone(),
+        }
+    }
 }
 
 /// A line's threads and its source; the source lives as long as this does.
@@ -209,45 +232,72 @@ impl LineHandle {
             return;
         }
         let is_video = coded.kind() == MediaKind::Video;
-        {
-            let mut stats = self.line.stats();
-            stats.last_arrival_us = Some(unit.arrived_us);
-            if is_video {
-                stats.video_units += 1;
-                // Of the decode time: the composition offset is the encoder's choice, not its lag.
-                let started_us = unit.baseline_us.saturating_add(coded.dts_us);
-                let encoder_us = unit.ingest_us.saturating_sub(started_us);
-                let relay_us = i64::from(unit.unit.queued_us);
-                let network_us = unit
-                    .arrived_us
-                    .saturating_sub(unit.ingest_us)
-                    .saturating_sub(relay_us);
-                stats.encoder.note(encoder_us.max(0), now_us);
-                stats.relay.note(relay_us, now_us);
-                stats.network.note(network_us, now_us);
-                stats.network_histogram.note(network_us);
-            } else {
-                stats.audio_units += 1;
-            }
-        }
+        let arrived_us = unit.arrived_us;
+        // Of the decode time: the composition offset is the encoder's choice, not its lag.
+        let started_us = unit.baseline_us.saturating_add(coded.dts_us);
+        let encoder_us = unit.ingest_us.saturating_sub(started_us);
+        let relay_us = i64::from(unit.unit.queued_us);
+        let network_us = unit
+            .arrived_us
+            .saturating_sub(unit.ingest_us)
+            .saturating_sub(relay_us);
         let taken = self.line.feeds().push(unit, self.line.timing(), now_us);
-        if taken {
+        if taken != Taken::Refused {
             self.line.arrived.notify_one();
-        } else if is_video {
-            self.line.stats().late += 1;
+        }
+        if taken == Taken::Held {
+            return;
+        }
+        let mut stats = self.line.stats();
+        stats.last_arrival_us = Some(arrived_us);
+        if is_video {
+            stats.video_units += 1;
+            stats.late += u64::from(taken == Taken::Refused);
+            stats.encoder.note(encoder_us.max(0), now_us);
+            stats.relay.note(relay_us, now_us);
+            stats.network.note(network_us, now_us);
+            stats.network_histogram.note(network_us);
+        } else {
+            stats.audio_units += 1;
         }
     }
 
-    /// A publisher's units will follow, or are here already.
+    /// A publisher's units will follow, or are here already. Whether they are played is decided by the line's
+    /// `takeover`, if another relay brings a feed too.
     pub fn feed_started(&self, feed: FeedInfo) {
-        self.line.feeds().started(feed);
+        self.line
+            .feeds()
+            .started(feed, self.line.timing(), now_us());
         self.line.arrived.notify_one();
     }
 
     /// No more units of this publisher. `reason` is one clause for the operator.
     pub fn feed_ended(&self, publisher: u32, reason: String) {
-        self.line.feeds().ended(publisher, reason);
+        self.line.feeds().ended(publisher, reason, now_us());
         self.line.arrived.notify_one();
+    }
+
+    /// Whether a receiver has the line on program, for the choice between feeds.
+    pub fn set_on_program(&self, is_on_program: bool) {
+        self.line.feeds().set_program(is_on_program, now_us());
+    }
+
+    /// The operator chose a publisher. `true`: its feed is here and is played now; else its relay has to be asked.
+    pub fn take(&self, publisher: u32) -> bool {
+        let is_here = self.line.feeds().take(publisher, now_us());
+        self.line.arrived.notify_one();
+        is_here
+    }
+
+    /// The feeds of other relays that are held, and whether encoders fought for the line so that the choice is frozen.
+    pub fn held_feeds(&self) -> (Vec<HeldFeed>, bool) {
+        let feeds = self.line.feeds();
+        (feeds.held(now_us()), feeds.is_frozen())
+    }
+
+    /// Which relay's feed took the line from which, since the last time.
+    pub fn take_feed_changes(&self) -> Vec<FeedChange> {
+        self.line.feeds().take_changes()
     }
 
     /// Units that the relay dropped on purpose: not to be waited for.
@@ -258,8 +308,11 @@ impl LineHandle {
         self.line.arrived.notify_one();
     }
 
-    /// What the relay sees of the publisher, once a second.
-    pub fn report(&self, encoder_lag_ms: Option<u32>, bitrate_bps: Option<u64>) {
+    /// What the relay sees of a publisher, once a second.
+    pub fn report(&self, publisher: u32, encoder_lag_ms: Option<u32>, bitrate_bps: Option<u64>) {
+        if self.line.feeds().chosen_publisher() != Some(publisher) {
+            return;
+        }
         let mut stats = self.line.stats();
         stats.encoder_lag_ms = encoder_lag_ms;
         stats.bitrate_bps = bitrate_bps;
@@ -269,6 +322,7 @@ impl LineHandle {
     pub fn set(&self, settings: &LineSettings) {
         self.line.set_delay(settings.delay_us);
         self.line.set_sound_trim(settings.sound_trim_us);
+        self.line.feeds().set_policy(settings.takeover);
         *self.line.absence() = Absence {
             hold_us: settings.hold_us,
             slate: settings.slate.clone(),

@@ -23,6 +23,7 @@ use tracing::{error, info, warn};
 use crate::{
     config::{Config, OutputDefault},
     control::{Control, Health},
+    events::Events,
     http,
     lines::Lines,
     output::Outputs,
@@ -54,16 +55,23 @@ impl Connector {
             config.decoders(),
         )?;
         lines.set_studio_slate(config.slate.0.clone());
-        let tunnels = open_tunnels(config, &state, &lines)?;
+        let events = Events::open(state.path());
+        let tunnels = open_tunnels(config, &state, &lines, &events)?;
         let health = Health::default();
-        let control = Control::new(lines.clone(), tunnels.clone(), health.clone());
+        let control = Control::new(
+            lines.clone(),
+            tunnels.clone(),
+            health.clone(),
+            events.clone(),
+        );
 
         let mut supervisor = Supervisor::default();
         let shutdown = supervisor.shutdown_token();
         supervisor.spawn("lines", {
-            let shutdown = shutdown.clone();
+            let (lines, shutdown) = (lines.clone(), shutdown.clone());
             async move { lines.run(shutdown).await }
         });
+        start_events(events, lines, &health, &mut supervisor);
         let page = start_page(config, &state, &control, &health, &mut supervisor);
         start_socket(&state, &control, &health, &mut supervisor);
         supervisor.spawn_restarting(
@@ -196,6 +204,18 @@ fn bind_again(listen: &Listen, state: &StateDir) -> anyhow::Result<std::net::Tcp
     Ok(listener)
 }
 
+fn start_events(events: Events, lines: Lines, health: &Health, supervisor: &mut Supervisor) {
+    let shutdown = supervisor.shutdown_token();
+    let follow = move || {
+        let (events, lines, shutdown) = (events.clone(), lines.clone(), shutdown.clone());
+        async move { events.run(&lines, shutdown).await }
+    };
+    let health = health.clone();
+    supervisor.spawn_restarting("events", follow, move |fault| {
+        health.report("log of events", fault);
+    });
+}
+
 fn start_socket(
     state: &Arc<StateDir>,
     control: &Control,
@@ -222,8 +242,14 @@ fn start_socket(
 }
 
 /// The relays and the identity of a state folder, for the program and for a command line alone.
-pub fn open_tunnels(config: &Config, state: &StateDir, lines: &Lines) -> Result<Tunnels, Failure> {
-    Tunnels::open(state.path(), lines.clone(), config.transport())
+pub fn open_tunnels(
+    config: &Config,
+    state: &StateDir,
+    lines: &Lines,
+    events: &Events,
+) -> Result<Tunnels, Failure> {
+    let (lines, events) = (lines.clone(), events.clone());
+    Tunnels::open(state.path(), lines, config.transport(), events)
 }
 
 fn run_file(page: Option<SocketAddr>) -> RunFile {

@@ -1,7 +1,9 @@
 //! Status as data: what `status --json` and `GET /api/v1/status` answer. Names and meaning of the fields are a
 //! contract; a field without a value is `null`, never absent. No key is ever in it.
 
-use serde::Serialize;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
 
 use crate::{playout::LineSnapshot, tunnel::RelaySnapshot};
 
@@ -30,6 +32,38 @@ pub struct LineStatus {
     /// Everything else.
     #[serde(flatten)]
     pub snapshot: LineSnapshot,
+    /// Encoders that use the line's key and wait: to be taken or refused.
+    pub held: Vec<Rival>,
+    /// Encoders that the operator refused, and that are sent away when they try again.
+    pub refused: Vec<Rival>,
+    /// Encoders took the line from each other again and again: it changes only by the operator now.
+    pub frozen: bool,
+}
+
+/// An encoder that uses a line's key and does not have the line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rival {
+    /// Its number, for `line take` and `line refuse`.
+    pub publisher: u32,
+    /// Its own name, as it sent it: escape it wherever it is shown.
+    pub encoder: String,
+    /// Its address.
+    pub peer: String,
+    /// The relay that it publishes to.
+    pub relay: String,
+    /// When it came, or was refused: RFC 3339.
+    pub since: String,
+}
+
+impl Rival {
+    /// "Larix iOS/1.4, 203.0.113.7".
+    pub fn who(&self) -> String {
+        let address = match self.peer.parse::<SocketAddr>() {
+            Ok(peer) => peer.ip().to_string(),
+            Err(_) => self.peer.clone(),
+        };
+        format!("{}, {address}", self.encoder)
+    }
 }
 
 /// Something about the program itself that a person should know.

@@ -7,6 +7,7 @@
 //! Not here: what becomes of the units ([`crate::playout`]), and the wire formats ([`firstmile_shared::tunnel`]).
 
 mod book;
+mod claims;
 mod colleague;
 mod control_stream;
 mod dial;
@@ -16,7 +17,7 @@ mod relay_clock;
 mod session;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -30,7 +31,10 @@ use firstmile_shared::{
     supervisor::random,
     tls::{Identity, Spki, WrongPin},
     token::JoinToken,
-    tunnel::{close::Close, control::IngestAddresses},
+    tunnel::{
+        close::Close,
+        control::{FromConnector, IngestAddresses},
+    },
 };
 use serde::Serialize;
 use tokio::{
@@ -50,7 +54,13 @@ use self::{
     relay_clock::RelayClock,
     session::Session,
 };
-use crate::{identity, lines::Lines};
+use crate::{
+    events::{Event, Events, Kind},
+    identity,
+    lines::Lines,
+};
+
+pub use self::claims::Claims;
 
 /// How the connection to a relay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -87,6 +97,9 @@ pub struct RelaySnapshot {
     /// The generation of the lines that this session's relay has stored.
     #[serde(skip)]
     pub declared: Option<u64>,
+    /// Who else uses the key of a line, by its number.
+    #[serde(skip)]
+    pub claims: BTreeMap<u32, Claims>,
 }
 
 impl RelaySnapshot {
@@ -101,6 +114,7 @@ impl RelaySnapshot {
             studio: Some(relay.studio.clone()),
             ingest: relay.ingest.clone(),
             declared: None,
+            claims: BTreeMap::new(),
         }
     }
 }
@@ -213,11 +227,19 @@ struct Shared {
     states: Mutex<HashMap<Spki, RelaySnapshot>>,
     /// How to ask the session with a relay for a join token, by the relay's first pin.
     inviters: Mutex<HashMap<Spki, mpsc::Sender<InviteAsk>>>,
+    /// Of the sessions that are open: what is put in is said to the relay.
+    voices: Mutex<HashMap<Spki, mpsc::Sender<FromConnector>>>,
+    events: Events,
 }
 
 impl Tunnels {
     /// The relays and the identity of a state folder. Reads, and at the first start writes, the disk.
-    pub fn open(state_dir: &Path, lines: Lines, transport: Transport) -> Result<Self, Failure> {
+    pub fn open(
+        state_dir: &Path,
+        lines: Lines,
+        transport: Transport,
+        events: Events,
+    ) -> Result<Self, Failure> {
         Ok(Self {
             shared: Arc::new(Shared {
                 identity: identity::load(state_dir)?,
@@ -227,6 +249,8 @@ impl Tunnels {
                 changes: watch::Sender::new(0),
                 states: Mutex::default(),
                 inviters: Mutex::default(),
+                voices: Mutex::default(),
+                events,
             }),
         })
     }
@@ -337,6 +361,16 @@ impl Tunnels {
         Ok(())
     }
 
+    /// Says something to a relay, by its address as the status shows it. `false`: it is not connected.
+    pub fn say(&self, relay: &str, message: FromConnector) -> bool {
+        let id = (lock(&self.shared.states).iter())
+            .find(|(_, state)| state.address == relay)
+            .map(|(id, _)| *id);
+        let voices = lock(&self.shared.voices);
+        id.and_then(|id| voices.get(&id))
+            .is_some_and(|voice| voice.try_send(message).is_ok())
+    }
+
     /// Every relay at this moment.
     pub fn snapshot(&self) -> Vec<RelaySnapshot> {
         let relays = self.relays();
@@ -407,6 +441,20 @@ impl Status {
         asks
     }
 
+    /// Notes what happened to the relay.
+    fn note(&self, kind: Kind, text: String) {
+        let states = lock(&self.shared.states);
+        let address = states.get(&self.id).map(|state| state.address.clone());
+        drop(states);
+        let event = Event::new(kind, text).relay(address.as_deref().unwrap_or_default());
+        self.shared.events.note(event);
+    }
+
+    fn is_refused(&self) -> bool {
+        let states = lock(&self.shared.states);
+        (states.get(&self.id)).is_some_and(|state| state.state == RelayState::Refused)
+    }
+
     fn down(&self, state: RelayState, reason: String) {
         lock(&self.shared.inviters).remove(&self.id);
         self.update(|snapshot| {
@@ -415,6 +463,7 @@ impl Status {
             snapshot.rtt_ms = None;
             snapshot.lost_percent = None;
             snapshot.declared = None;
+            snapshot.claims.clear();
         });
     }
 }
@@ -433,6 +482,8 @@ async fn keep(shared: &Arc<Shared>, id: Spki, relay: Relay, stop: CancellationTo
             Attempt::Stopped => break,
             Attempt::WasConnected(reason) => {
                 warn!(reason, "connection to the relay lost; dialling again");
+                let lost = format!("connection to the relay lost: {reason}");
+                status.note(Kind::RelayLost, lost);
                 status.down(RelayState::Dialing, reason);
                 backoff.reset();
                 backoff.next_wait(random())
@@ -443,6 +494,10 @@ async fn keep(shared: &Arc<Shared>, id: Spki, relay: Relay, stop: CancellationTo
             }
             Attempt::Refused(reason) => {
                 warn!(reason, "the relay does not take this connector");
+                if !status.is_refused() {
+                    let refused = format!("the relay does not take this connector: {reason}");
+                    status.note(Kind::RelayRefused, refused);
+                }
                 status.down(RelayState::Refused, reason);
                 backoff.reset();
                 REFUSED_RETRY.mul_f64(0.5 + f64::from(random()) / f64::from(u32::MAX) / 2.0)
@@ -516,7 +571,12 @@ async fn attempt(
         snapshot.studio = Some(studio);
         snapshot.ingest = ingest;
     });
-    match session.serve(status, stop).await {
+    status.note(Kind::RelayConnected, "connected to the relay".to_owned());
+    let (voice, said) = mpsc::channel(VOICE_MAX);
+    lock(&shared.voices).insert(status.id, voice);
+    let ended = session.serve(status, said, stop).await;
+    lock(&shared.voices).remove(&status.id);
+    match ended {
         Ended::Stopped => Attempt::Stopped,
         ended if ended.is_refusal() => Attempt::Refused(ended.to_string()),
         ended => Attempt::WasConnected(ended.to_string()),
@@ -532,6 +592,9 @@ const fn is_final(close: Close) -> bool {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// What the operator may say before the relay has taken it.
+const VOICE_MAX: usize = 16;
 
 const BOOK_FILE: &str = "relays.json";
 

@@ -105,6 +105,12 @@ pub enum Why {
 }
 
 impl Why {
+    /// Which one says so; `None` when a feed ended for another reason.
+    pub fn of_reason(reason: &str) -> Option<Self> {
+        let all = [Self::Silent, Self::Returned, Self::Newest, Self::Operator];
+        all.into_iter().find(|why| why.reason() == reason)
+    }
+
     /// One clause for the operator, about the one that lost the line.
     pub const fn reason(self) -> &'static str {
         match self {

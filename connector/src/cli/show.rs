@@ -3,7 +3,7 @@
 use firstmile_shared::secret::Secret;
 use serde_json::Value;
 
-use crate::control::LineInfo;
+use crate::{control::LineInfo, events::Event};
 
 /// A new line: what to give to the encoder. Scripts read `url: ` and `key: `.
 pub(super) fn added(info: &LineInfo) -> String {
@@ -36,6 +36,24 @@ pub(super) fn status(status: &Value) -> String {
     let list = |name: &str| status[name].as_array().cloned().unwrap_or_default();
     let notices: String = list("notices").iter().map(notice).collect();
     notices + &relays(&list("relays")) + "\n" + &line_states(&list("lines"))
+}
+
+/// What happened, the newest at the end.
+pub(super) fn events(events: &[Event]) -> String {
+    if events.is_empty() {
+        return "nothing has happened yet\n".to_owned();
+    }
+    let mut table = Table::new(&["TIME", "LINE", "RELAY", "WHAT"]);
+    for event in events {
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        table.row([
+            &event.at,
+            &or_dash(&event.line),
+            &or_dash(&event.relay),
+            &event.text,
+        ]);
+    }
+    table.finish()
 }
 
 fn notice(notice: &Value) -> String {

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     control::{Control, LineInfo, Request},
+    events::Event,
     lines::Line,
     status::Status,
 };
@@ -151,6 +152,35 @@ pub(super) async fn change_line(
 pub(super) async fn remove_line(State(control): State<Control>, Path(id): Path<u32>) -> Answer {
     let name = find(&control, id)?.name;
     ask(&control, Request::RemoveLine { name }).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Choice {
+    #[serde(default)]
+    publisher: Option<u32>,
+}
+
+pub(super) async fn take_line(
+    State(control): State<Control>,
+    Path(id): Path<u32>,
+    Body(Choice { publisher }): Body<Choice>,
+) -> Answer {
+    let name = find(&control, id)?.name;
+    ask(&control, Request::TakeLine { name, publisher }).await
+}
+
+pub(super) async fn refuse_line(
+    State(control): State<Control>,
+    Path(id): Path<u32>,
+    Body(Choice { publisher }): Body<Choice>,
+) -> Answer {
+    let name = find(&control, id)?.name;
+    ask(&control, Request::RefuseLine { name, publisher }).await
+}
+
+pub(super) async fn events(State(control): State<Control>) -> Json<Vec<Event>> {
+    Json(control.events())
 }
 
 pub(super) async fn join(

@@ -12,6 +12,7 @@ use super::*;
 use crate::{
     control::Health,
     decode::Decoders,
+    events::{Event, Events, Kind},
     lines::{Delay, Lines},
     output::{OutputKind, Outputs},
     tunnel::Tunnels,
@@ -23,6 +24,7 @@ const KEY: &str = "hunter2-own-key-99";
 struct Fixture {
     address: SocketAddr,
     lines: Lines,
+    events: Events,
     _folder: tempfile::TempDir,
     shutdown: CancellationToken,
 }
@@ -47,8 +49,15 @@ impl Fixture {
         lines
             .add("Camera 1", Some(StreamKey::parse(KEY).unwrap()))
             .unwrap();
-        let tunnels = Tunnels::open(folder.path(), lines.clone(), Transport::default()).unwrap();
-        let control = Control::new(lines.clone(), tunnels, Health::default());
+        let events = Events::open(folder.path());
+        let tunnels = Tunnels::open(
+            folder.path(),
+            lines.clone(),
+            Transport::default(),
+            events.clone(),
+        )
+        .unwrap();
+        let control = Control::new(lines.clone(), tunnels, Health::default(), events.clone());
         let listen: Listen = "127.0.0.1:0".parse().unwrap();
         let listener = firstmile_shared::net::bind_tcp(&listen, "http.listen")
             .unwrap()
@@ -64,6 +73,7 @@ impl Fixture {
         Self {
             address,
             lines,
+            events,
             _folder: folder,
             shutdown,
         }
@@ -353,4 +363,51 @@ async fn readiness_follows_the_lines() {
 
 fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").unwrap().1
+}
+
+#[tokio::test]
+async fn what_happened_can_be_read_and_holds_no_key() {
+    let page = Fixture::start();
+    let event =
+        Event::new(Kind::Held, "a second encoder uses the key of this line").line("Camera 1");
+    page.events.note(event);
+    let (status, answer) = page.ask("GET /api/v1/events", &[HOST], "").await;
+    assert_eq!(status, 200);
+    assert!(
+        answer.contains(r#""kind":"held","line":"Camera 1","relay":null,"text":"a second encoder"#),
+        "{answer}"
+    );
+    assert!(!answer.contains(KEY), "{answer}");
+}
+
+#[tokio::test]
+async fn taking_and_refusing_is_for_our_own_page_only() {
+    let page = Fixture::start();
+    let id = page.lines.set().lines[0].id;
+    for action in ["take", "refuse"] {
+        let request = format!("POST /api/v1/lines/{id}/{action}");
+        for foreign in [
+            vec![HOST],
+            vec![HOST, OURS, "Origin: http://evil.example"],
+            vec![HOST, OURS, "Sec-Fetch-Site: cross-site"],
+        ] {
+            assert_eq!(
+                page.ask(&request, &foreign, "{}").await.0,
+                403,
+                "{foreign:?}"
+            );
+        }
+        assert_eq!(
+            page.ask(&request, &["Host: evil.example", OURS], "{}")
+                .await
+                .0,
+            421
+        );
+        let (status, answer) = page.ask(&request, &[HOST, OURS], "{}").await;
+        assert_eq!(status, 503, "{answer}");
+        assert!(answer.contains("no other encoder waits"), "{answer}");
+        let named = r#"{"publisher":7}"#;
+        let (_, answer) = page.ask(&request, &[HOST, OURS], named).await;
+        assert!(answer.contains("no encoder with the number 7"), "{answer}");
+    }
 }

@@ -179,6 +179,7 @@ impl Stage {
             hold_us: settings.hold.us(),
             slate: settings.slate.or(&lock(&self.slate)).clone(),
             sound_trim_us: i64::from(settings.audio_trim_ms) * 1000,
+            takeover: line.takeover,
         }
     }
 

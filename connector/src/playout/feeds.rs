@@ -1,10 +1,20 @@
-//! The feeds of one line: the one being played and, while encoders change, the one that follows it. Pure.
+//! The feeds of one line: the one being played, while encoders change the one that follows it, and those of other
+//! relays that are held. Pure.
 //!
 //! A feed that ended is played to its end: what arrived is due up to the delay later. Its successor takes over when
-//! the first of its own units is due.
+//! the first of its own units is due. Which relay's feed is played is decided by [`firstmile_shared::takeover`], as
+//! each relay decides between its publishers; one that was held goes on from its newest keyframe.
 
-use std::collections::VecDeque;
+mod held;
 
+use std::{collections::VecDeque, fmt};
+
+use firstmile_shared::{
+    takeover::{ASK_AFTER_US, Arbiter, Incumbent, Look, SILENT_US, Verdict, Why},
+    tunnel::control::Takeover,
+};
+
+use self::held::{Buffer, Held, Pulse};
 use super::{
     ArrivedUnit, FeedInfo,
     jitter::{Jitter, Losses, Picture, Queued, Timing},
@@ -15,9 +25,19 @@ use super::{
 #[derive(Debug, Default)]
 pub(super) struct Feeds {
     feeds: VecDeque<Feed>,
+    /// In the order in which they came.
+    held: Vec<Held>,
     /// Publishers whose feeds were played to the end: what still comes of them is late.
     gone: VecDeque<u32>,
     past: Losses,
+    policy: Takeover,
+    arbiter: Arbiter,
+    /// The operator chose this one, which its relay has yet to send.
+    wanted: Option<u32>,
+    /// When a feed left last, and when its last media had come.
+    ended_us: i64,
+    left_us: i64,
+    changes: VecDeque<FeedChange>,
 }
 
 #[derive(Debug)]
@@ -25,12 +45,47 @@ struct Feed {
     publisher: u32,
     /// `None`: its units came before the word of it.
     info: Option<FeedInfo>,
+    look: Look,
     /// Why it ended.
     ended: Option<String>,
     /// [`Next::Drain`] was said of its end.
     is_drained: bool,
     clock: MediaClock,
     jitter: Jitter,
+    pulse: Pulse,
+    /// It was held: it begins when the one before has no more.
+    waits: Option<Buffer>,
+}
+
+/// What became of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is going to be played.
+    Played,
+    /// Another feed has the line.
+    Held,
+    /// Its feed was played to its end, there are too many feeds, or it has impossible times.
+    Refused,
+}
+
+/// One feed took the line from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedChange {
+    /// Who has it now.
+    pub new: FeedInfo,
+    /// Who had it, if that is known.
+    pub old: Option<FeedInfo>,
+    /// By which right.
+    pub why: Why,
+}
+
+/// A feed of another relay that is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldFeed {
+    /// Who publishes it, and by which relay it comes.
+    pub info: FeedInfo,
+    /// When it came, microseconds of the connector's clock.
+    pub came_us: i64,
 }
 
 /// What to do next.
@@ -62,69 +117,114 @@ pub(super) enum Next {
 }
 
 impl Feeds {
-    /// Takes a unit in. `false`: of a feed that was played to its end, of one too many, or with impossible times.
-    pub(super) fn push(&mut self, arrived: ArrivedUnit, timing: Timing, now_us: i64) -> bool {
+    /// Takes a unit in.
+    pub(super) fn push(&mut self, arrived: ArrivedUnit, timing: Timing, now_us: i64) -> Taken {
         let publisher = arrived.unit.publisher;
-        if self.gone.contains(&publisher) || !has_sane_times(&arrived) {
-            return false;
+        if !has_sane_times(&arrived) {
+            return Taken::Refused;
         }
-        let known = self.feeds.iter().any(|feed| feed.publisher == publisher);
-        if !known {
-            if self.feeds.len() >= FEEDS_MAX {
-                return false;
+        if let Some(index) = self.held_index(publisher) {
+            return self.hold(index, arrived, timing, now_us);
+        }
+        if self.gone.contains(&publisher) {
+            return Taken::Refused;
+        }
+        if self.find(publisher).is_none() {
+            let is_taken = self.chosen().is_some();
+            if self.feeds.len() >= FEEDS_MAX || (is_taken && self.held.len() >= HELD_MAX) {
+                return Taken::Refused;
             }
-            self.feeds.push_back(Feed::new(publisher, None));
+            let newcomer = Held::new(publisher, None, now_us);
+            if is_taken {
+                self.held.push(newcomer);
+                return self.hold(self.held.len() - 1, arrived, timing, now_us);
+            }
+            self.line_up(newcomer, timing, now_us);
         }
         let Some(feed) = self.find(publisher) else {
-            return false;
+            return Taken::Refused;
         };
-        let unit = arrived.unit.access_unit;
-        let baseline_us = if arrived.baseline_us + unit.dts_us > arrived.arrived_us + AHEAD_MAX_US {
-            arrived.arrived_us - unit.dts_us
-        } else {
-            arrived.baseline_us
-        };
-        let queued = Queued {
-            baseline_us: feed.clock.baseline_us(unit.dts_us, baseline_us),
-            seq: arrived.unit.seq,
-            arrived_us: arrived.arrived_us,
-            unit,
-        };
-        feed.jitter.push(queued, timing, now_us);
-        true
+        let (queued, lag_us) = queued(&mut feed.clock, arrived);
+        feed.pulse.beat(queued.arrived_us, lag_us);
+        match &mut feed.waits {
+            Some(buffer) => buffer.push(queued, timing, now_us),
+            None => feed.jitter.push(queued, timing, now_us),
+        }
+        Taken::Played
     }
 
-    /// A publisher is there; the ones before it are not any more.
-    pub(super) fn started(&mut self, info: FeedInfo) {
+    /// A publisher is there; those before it at the same relay are not any more.
+    pub(super) fn started(&mut self, info: FeedInfo, timing: Timing, now_us: i64) {
         let publisher = info.publisher;
         self.gone.retain(|gone| *gone != publisher);
         for feed in &mut self.feeds {
-            if feed.publisher != publisher {
+            let is_same_relay = (feed.info.as_ref()).is_some_and(|old| old.relay == info.relay);
+            if is_same_relay && feed.publisher != publisher {
                 feed.ended
                     .get_or_insert_with(|| "another encoder took over".to_owned());
             }
         }
-        if let Some(feed) = self.find(publisher) {
+        self.held.retain(|held| {
+            held.publisher == publisher
+                || (held.info.as_ref()).is_none_or(|old| old.relay != info.relay)
+        });
+        let is_free = self
+            .chosen()
+            .is_none_or(|index| self.feeds[index].publisher == publisher);
+        let held = self.held_index(publisher);
+        if is_free
+            && held.is_none()
+            && let Some(feed) = self.find(publisher)
+        {
+            feed.look = info.look();
             feed.info = Some(info);
             feed.ended = None;
             feed.is_drained = false;
             return;
         }
-        if self.feeds.len() >= FEEDS_MAX {
-            self.remove_first();
+        let mut newcomer = match held {
+            Some(index) => self.held.remove(index),
+            None => Held::new(publisher, None, now_us),
+        };
+        newcomer.look = info.look();
+        newcomer.info = Some(info);
+        match self.right_of(&newcomer, now_us) {
+            Some(why) if self.chosen().is_none() || why == Why::Left => {
+                self.line_up(newcomer, timing, now_us);
+            }
+            Some(why) => self.promote(newcomer, why, now_us),
+            None => {
+                if self.held.len() >= HELD_MAX {
+                    self.held.remove(0);
+                }
+                self.held.push(newcomer);
+            }
         }
-        self.feeds.push_back(Feed::new(publisher, Some(info)));
     }
 
     /// A publisher is gone.
-    pub(super) fn ended(&mut self, publisher: u32, reason: String) {
-        if let Some(feed) = self.find(publisher) {
-            feed.ended = Some(reason);
+    pub(super) fn ended(&mut self, publisher: u32, reason: String, now_us: i64) {
+        self.held.retain(|held| held.publisher != publisher);
+        if self.wanted == Some(publisher) {
+            self.wanted = None;
         }
+        let Some(feed) = self.find(publisher) else {
+            return;
+        };
+        feed.ended = Some(reason);
+        self.left_us = feed.pulse.last_us;
+        self.ended_us = now_us;
+        if self.chosen().is_none() {
+            self.arbiter.left();
+        }
+        self.fill(now_us);
     }
 
     /// Units that the relay dropped.
     pub(super) fn announce(&mut self, publisher: u32, from_seq: u64, to_seq: u64, video: u32) {
+        if self.held_index(publisher).is_some() {
+            return;
+        }
         match self.find(publisher) {
             Some(feed) => feed.jitter.announce(from_seq, to_seq, video),
             None => self.past.dropped += u64::from(video),
@@ -133,12 +233,17 @@ impl Feeds {
 
     /// What to do now. `has_room`: a picture may be decoded.
     pub(super) fn next(&mut self, timing: Timing, has_room: bool, now_us: i64) -> Next {
+        self.fill(now_us);
         loop {
-            let successor_us =
-                (self.feeds.get(1)).and_then(|feed| feed.jitter.wake_us(timing, now_us));
+            let successor_us = (self.feeds.get(1))
+                .filter(|feed| feed.waits.is_none())
+                .and_then(|feed| feed.jitter.wake_us(timing, now_us));
             let Some(feed) = self.feeds.front_mut() else {
                 return Next::Wait(None);
             };
+            if let Some(buffer) = feed.waits.take() {
+                feed.jitter = buffer.into_jitter(timing, now_us);
+            }
             if let Some(reason) = &feed.ended
                 && (feed.jitter.is_empty() || successor_us.is_some_and(|at_us| at_us <= now_us))
             {
@@ -178,9 +283,14 @@ impl Feeds {
         self.feeds.front()?.info.as_ref()
     }
 
+    /// Who publishes what is played now or next.
+    pub(super) fn chosen_publisher(&self) -> Option<u32> {
+        Some(self.feeds[self.chosen()?].publisher)
+    }
+
     /// Whether there is a feed that has not ended.
     pub(super) fn is_on(&self) -> bool {
-        self.feeds.iter().any(|feed| feed.ended.is_none())
+        self.chosen().is_some()
     }
 
     /// Units of video that were not given out, since start.
@@ -190,8 +300,205 @@ impl Feeds {
             .fold(self.past, |sum, feed| add(sum, feed.jitter.losses(now_us)))
     }
 
+    /// Who wins when several relays bring a feed.
+    pub(super) fn set_policy(&mut self, policy: Takeover) {
+        self.policy = policy;
+    }
+
+    /// Whether a receiver has the line on program.
+    pub(super) fn set_program(&mut self, is_on_program: bool, now_us: i64) {
+        self.arbiter.set_program(is_on_program, now_us);
+    }
+
+    /// The operator chose a publisher. `true`: it is here and has the line now; else its relay has to be asked.
+    pub(super) fn take(&mut self, publisher: u32, now_us: i64) -> bool {
+        self.wanted = None;
+        if let Some(index) = self.held_index(publisher) {
+            let held = self.held.remove(index);
+            self.promote(held, Why::Operator, now_us);
+            return true;
+        }
+        if self.chosen_publisher() == Some(publisher) {
+            self.arbiter.decided();
+            return true;
+        }
+        self.wanted = Some(publisher);
+        false
+    }
+
+    /// The feeds of whom the operator is asked.
+    pub(super) fn held(&self, now_us: i64) -> Vec<HeldFeed> {
+        (self.held.iter())
+            .filter(|held| held.is_question(now_us))
+            .filter_map(|held| {
+                Some(HeldFeed {
+                    info: held.info.clone()?,
+                    came_us: held.pulse.came_us,
+                })
+            })
+            .collect()
+    }
+
+    /// Whether encoders fought for the line and the choice is frozen.
+    pub(super) const fn is_frozen(&self) -> bool {
+        self.arbiter.is_frozen()
+    }
+
+    /// Who took the line from whom since the last time.
+    pub(super) fn take_changes(&mut self) -> Vec<FeedChange> {
+        self.changes.drain(..).collect()
+    }
+
+    /// The one that has the line: the last that did not end.
+    fn chosen(&self) -> Option<usize> {
+        self.feeds.iter().rposition(|feed| feed.ended.is_none())
+    }
+
+    fn incumbent(&self, now_us: i64) -> Option<Incumbent<'_>> {
+        let feed = &self.feeds[self.chosen()?];
+        Some(Incumbent {
+            look: &feed.look,
+            silent_us: now_us.saturating_sub(feed.pulse.last_us),
+            lag_us: feed.pulse.lag_us,
+        })
+    }
+
+    /// By which right a newcomer gets the line at once.
+    fn right_of(&mut self, newcomer: &Held, now_us: i64) -> Option<Why> {
+        if self.wanted == Some(newcomer.publisher) {
+            self.wanted = None;
+            return Some(Why::Operator);
+        }
+        let mut arbiter = std::mem::take(&mut self.arbiter);
+        let verdict = self
+            .incumbent(now_us)
+            .zip(newcomer.challenger(true, now_us))
+            .map(|(incumbent, challenger)| {
+                arbiter.judge(self.policy, incumbent, challenger, now_us)
+            });
+        self.arbiter = arbiter;
+        match verdict {
+            None => Some(Why::Left),
+            Some(Verdict::Take(why)) => Some(why),
+            Some(Verdict::Wait | Verdict::Hold) => None,
+        }
+    }
+
+    /// A unit of one that is held: its turn may have come with it.
+    fn hold(&mut self, index: usize, arrived: ArrivedUnit, timing: Timing, now_us: i64) -> Taken {
+        let played_us = self.chosen().map(|index| self.feeds[index].pulse.last_us);
+        let held = &mut self.held[index];
+        let (queued, lag_us) = queued(&mut held.clock, arrived);
+        held.pulse.beat(queued.arrived_us, lag_us);
+        held.pulse.note_alone(played_us.unwrap_or(i64::MIN), now_us);
+        held.buffer.push(queued, timing, now_us);
+        if played_us.is_none() {
+            self.fill(now_us);
+            return Taken::Held;
+        }
+        let mut arbiter = std::mem::take(&mut self.arbiter);
+        let verdict = self
+            .incumbent(now_us)
+            .zip(self.held[index].challenger(false, now_us))
+            .map(|(incumbent, challenger)| {
+                arbiter.judge(self.policy, incumbent, challenger, now_us)
+            });
+        self.arbiter = arbiter;
+        if let Some(Verdict::Take(why)) = verdict {
+            let held = self.held.remove(index);
+            self.promote(held, why, now_us);
+        }
+        Taken::Held
+    }
+
+    /// The line is free: one that is held gets it, on program only when a second without media has passed.
+    fn fill(&mut self, now_us: i64) {
+        if self.held.is_empty() || self.chosen().is_some() {
+            return;
+        }
+        let since = |us: i64| now_us.saturating_sub(us);
+        // Its relay may have another one for the line: the word of it follows at once, or when the operator chose it.
+        let is_settled = since(self.ended_us) >= SUCCESSOR_US
+            && (self.wanted.is_none() || since(self.ended_us) >= SILENT_US);
+        let may_return = self.arbiter.is_on_program(now_us) && since(self.left_us) < SILENT_US;
+        if !is_settled || may_return {
+            return;
+        }
+        let lives = |held: &Held| now_us.saturating_sub(held.pulse.last_us) < SILENT_US;
+        let known = |held: &Held| held.info.is_some();
+        let next = (self.held.iter())
+            .position(|held| known(held) && lives(held))
+            .or_else(|| self.held.iter().position(known));
+        if let Some(index) = next {
+            let held = self.held.remove(index);
+            self.promote(held, Why::Left, now_us);
+        }
+    }
+
+    /// A publisher gets a line that nobody has: what it has sent is played when it is due.
+    fn line_up(&mut self, newcomer: Held, timing: Timing, now_us: i64) {
+        if self.feeds.len() >= FEEDS_MAX {
+            self.remove_first();
+        }
+        let mut feed = Feed::new(newcomer);
+        if let Some(buffer) = feed.waits.take() {
+            feed.jitter = buffer.into_jitter(timing, now_us);
+        }
+        self.feeds.push_back(feed);
+    }
+
+    /// One that was held gets the line; the one that loses it is held if it has not ended.
+    fn promote(&mut self, held: Held, why: Why, now_us: i64) {
+        let old = self.chosen().and_then(|index| self.feeds.get_mut(index));
+        let old_info = old.as_ref().and_then(|old| old.info.clone());
+        if let Some(old) = old {
+            old.ended = Some(why.reason().to_owned());
+            let look = old.look.clone();
+            let loser = Held {
+                publisher: old.publisher,
+                info: old.info.clone(),
+                look: look.clone(),
+                clock: old.clock.clone(),
+                buffer: Buffer::default(),
+                pulse: Pulse {
+                    came_us: now_us.saturating_sub(ASK_AFTER_US),
+                    alone_since_us: None,
+                    ..old.pulse
+                },
+            };
+            self.arbiter.changed(look, why, now_us);
+            if self.held.len() < HELD_MAX {
+                self.held.push(loser);
+            }
+        }
+        if let Some(new) = held.info.clone() {
+            if self.changes.len() == CHANGES_MAX {
+                self.changes.pop_front();
+            }
+            self.changes.push_back(FeedChange {
+                new,
+                old: old_info,
+                why,
+            });
+        }
+        if self.feeds.len() >= FEEDS_MAX {
+            self.remove_first();
+        }
+        self.gone.retain(|gone| *gone != held.publisher);
+        self.feeds.push_back(Feed::new(held));
+    }
+
+    fn held_index(&self, publisher: u32) -> Option<usize> {
+        self.held
+            .iter()
+            .position(|held| held.publisher == publisher)
+    }
+
+    /// The newest feed of a publisher: it may have lost the line and got it again.
     fn find(&mut self, publisher: u32) -> Option<&mut Feed> {
-        (self.feeds.iter_mut()).find(|feed| feed.publisher == publisher)
+        (self.feeds.iter_mut())
+            .rev()
+            .find(|feed| feed.publisher == publisher)
     }
 
     fn remove_first(&mut self) {
@@ -200,6 +507,10 @@ impl Feeds {
         };
         // Whatever did not come by now never will.
         self.past = add(self.past, feed.jitter.losses(i64::MAX));
+        let is_back = |other: &Feed| other.publisher == feed.publisher;
+        if self.feeds.iter().any(is_back) {
+            return;
+        }
         if self.gone.len() == GONE_MAX {
             self.gone.pop_front();
         }
@@ -208,16 +519,63 @@ impl Feeds {
 }
 
 impl Feed {
-    fn new(publisher: u32, info: Option<FeedInfo>) -> Self {
+    fn new(held: Held) -> Self {
         Self {
-            publisher,
-            info,
+            publisher: held.publisher,
+            info: held.info,
+            look: held.look,
             ended: None,
             is_drained: false,
-            clock: MediaClock::default(),
+            clock: held.clock,
             jitter: Jitter::default(),
+            pulse: held.pulse,
+            waits: Some(held.buffer),
         }
     }
+}
+
+impl fmt::Display for FeedChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let FeedInfo {
+            encoder,
+            peer,
+            relay,
+            ..
+        } = &self.new;
+        write!(
+            f,
+            "{encoder} from {peer}, by relay {relay}, has the line now"
+        )?;
+        match &self.old {
+            Some(old) => write!(
+                f,
+                "; {} from {}, by relay {}, lost it: {}",
+                old.encoder,
+                old.peer,
+                old.relay,
+                self.why.reason()
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A unit for the buffer, and its age when it came in.
+fn queued(clock: &mut MediaClock, arrived: ArrivedUnit) -> (Queued, i64) {
+    let unit = arrived.unit.access_unit;
+    let lag_us = arrived.ingest_us - arrived.baseline_us - unit.dts_us;
+    let baseline_us = if arrived.baseline_us + unit.dts_us > arrived.arrived_us + AHEAD_MAX_US {
+        arrived.arrived_us - unit.dts_us
+    } else {
+        arrived.baseline_us
+    };
+    let queued = Queued {
+        baseline_us: clock.baseline_us(unit.dts_us, baseline_us),
+        seq: arrived.unit.seq,
+        arrived_us: arrived.arrived_us,
+        unit,
+    };
+    (queued, lag_us)
 }
 
 /// Within these no sum of times overflows: 285 years, and a count that no feed reaches.
@@ -246,11 +604,20 @@ const TIME_MAX_US: i64 = 1 << 53;
 /// Nothing arrives before it is made, give or take what the clocks are off.
 const AHEAD_MAX_US: i64 = 1_000_000;
 
-/// The one played, its successor, and one whose word has not come yet.
+/// The one played, its successor, and one that follows while both are short.
 const FEEDS_MAX: usize = 3;
+
+/// Relays besides the one that is played, and publishers whose word has not come yet.
+const HELD_MAX: usize = 3;
 
 /// Stragglers of so many publishers are told from new ones.
 const GONE_MAX: usize = 16;
+
+/// Within which a relay says who follows on a publisher that lost the line.
+const SUCCESSOR_US: i64 = 200_000;
+
+/// Changes that nobody has asked for yet.
+const CHANGES_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests;

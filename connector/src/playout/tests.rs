@@ -93,6 +93,7 @@ impl Fixture {
             publisher,
             relay: "relay:4433".to_owned(),
             encoder: "test".to_owned(),
+            agent: "test".to_owned(),
             peer: "127.0.0.1:1".to_owned(),
         });
     }

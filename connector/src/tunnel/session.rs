@@ -1,7 +1,7 @@
 //! One connection to one relay, from the first word to the last.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     pin::pin,
     sync::Arc,
@@ -11,6 +11,7 @@ use std::{
 use firstmile_shared::{
     clock, os, quic,
     secret::from_hex,
+    takeover::Why,
     token::JoinToken,
     tunnel::{
         VERSION,
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Status,
+    Claims, Status,
     colleague::{InviteAsk, Invited},
     control_stream::Control,
     dial::Dialed,
@@ -41,8 +42,9 @@ use super::{
     relay_clock::RelayClock,
 };
 use crate::{
+    events::{Event, Kind},
     lines::{LineSet, Lines},
-    playout::{ArrivedUnit, FeedInfo},
+    playout::{ArrivedUnit, FeedInfo, Tally},
 };
 
 /// Redeems a token on a fresh connection; the answer is the studio.
@@ -93,6 +95,12 @@ pub(super) struct Session<'a> {
     heard: Instant,
     /// Line and publisher of what is live here.
     feeds: BTreeSet<(u32, u32)>,
+    /// By line: who has it.
+    infos: BTreeMap<u32, FeedInfo>,
+    /// By line: who lost it to another publisher, and why.
+    losers: BTreeMap<u32, (FeedInfo, String)>,
+    /// Lines on program and on preview, as the relay knows.
+    told: (BTreeSet<u32>, BTreeSet<u32>),
     /// Units that came before the relay's clock was known.
     early: Early,
     /// Who waits for a join token for another machine.
@@ -141,6 +149,9 @@ impl<'a> Session<'a> {
                 ingest: welcome.ingest,
                 heard: Instant::now(),
                 feeds: BTreeSet::new(),
+                infos: BTreeMap::new(),
+                losers: BTreeMap::new(),
+                told: Default::default(),
                 early: Early::default(),
                 asked: VecDeque::new(),
             }),
@@ -164,9 +175,15 @@ impl<'a> Session<'a> {
     }
 
     /// Declares the lines and takes their feeds, until something ends it.
-    pub(super) async fn serve(&mut self, status: &Status, stop: &CancellationToken) -> Ended {
+    /// `said` is for the relay.
+    pub(super) async fn serve(
+        &mut self,
+        status: &Status,
+        said: mpsc::Receiver<FromConnector>,
+        stop: &CancellationToken,
+    ) -> Ended {
         let asks = status.take_invite_asks();
-        let ended = self.listen(status, stop, asks).await;
+        let ended = self.listen(status, said, stop, asks).await;
         let reason = match &ended {
             Ended::Stopped => "the connector stops".to_owned(),
             other => other.to_string(),
@@ -187,6 +204,7 @@ impl<'a> Session<'a> {
     async fn listen(
         &mut self,
         status: &Status,
+        mut said: mpsc::Receiver<FromConnector>,
         stop: &CancellationToken,
         mut asks: mpsc::Receiver<InviteAsk>,
     ) -> Ended {
@@ -196,6 +214,8 @@ impl<'a> Session<'a> {
         let mut heartbeat = time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut measure = time::interval(MEASURE_INTERVAL);
+        let mut look = time::interval(TALLY_INTERVAL);
+        look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         self.sets.mark_changed();
         loop {
             tokio::select! {
@@ -240,6 +260,8 @@ impl<'a> Session<'a> {
                     self.control.say(&FromConnector::Invite {});
                     self.asked.push_back(ask);
                 }
+                Some(message) = said.recv() => self.control.say(&message),
+                _ = look.tick() => self.tell_tally(),
                 _ = measure.tick() => self.measure(status),
             }
         }
@@ -335,30 +357,29 @@ impl<'a> Session<'a> {
                 encoder,
                 peer,
                 protocol,
-                ..
+                agent,
             } => {
                 debug!(line, protocol, "feed");
-                // One for each line, and only lines that there are: a relay can name any number.
-                self.feeds.retain(|(of, _)| *of != line);
-                if let Some(handle) = self.lines.handle(line) {
-                    self.feeds.insert((line, publisher));
-                    handle.feed_started(FeedInfo {
-                        publisher,
-                        relay: self.address.clone(),
-                        encoder: printable(&encoder),
-                        peer: printable(&peer),
-                    });
-                }
+                let encoder = printable(&encoder);
+                let agent = match printable(&agent) {
+                    agent if agent.is_empty() => encoder.clone(),
+                    agent => agent,
+                };
+                let feed = FeedInfo {
+                    publisher,
+                    relay: self.address.clone(),
+                    encoder,
+                    agent,
+                    peer: printable(&peer),
+                };
+                self.feed_started(line, feed, status);
             }
             FromRelay::FeedEnded {
                 line,
                 publisher,
                 reason,
             } => {
-                self.feeds.remove(&(line, publisher));
-                if let Some(handle) = self.lines.handle(line) {
-                    handle.feed_ended(publisher, printable(&reason));
-                }
+                self.feed_ended(line, publisher, printable(&reason), status);
             }
             FromRelay::FeedStatus {
                 feeds,
@@ -404,6 +425,15 @@ impl<'a> Session<'a> {
                     .join("; ");
                 remark(status, printable(&reason));
             }
+            FromRelay::Claims {
+                line,
+                held,
+                refused,
+                frozen,
+            } => {
+                let claims = Claims::new(held, refused, frozen);
+                self.claimed(line, claims, status);
+            }
             FromRelay::Draining {} => {
                 remark(
                     status,
@@ -422,7 +452,7 @@ impl<'a> Session<'a> {
             FromRelay::NotInvited { message } => self.invited(Err(printable(&message))),
             FromRelay::Refused { code, message } => return Some(Ended::refused(code, &message)),
             // Said once.
-            FromRelay::Claims { .. } | FromRelay::Welcome { .. } | FromRelay::Enrolled { .. } => {}
+            FromRelay::Welcome { .. } | FromRelay::Enrolled { .. } => {}
         }
         None
     }
@@ -439,7 +469,109 @@ impl<'a> Session<'a> {
             return;
         }
         if let Some(handle) = self.lines.handle(feed.line) {
-            handle.report(feed.encoder_lag_ms, feed.bitrate_bps);
+            handle.report(feed.publisher, feed.encoder_lag_ms, feed.bitrate_bps);
+        }
+    }
+
+    fn feed_started(&mut self, line: u32, feed: FeedInfo, status: &Status) {
+        // One for each line, and only lines that there are: a relay can name any number.
+        self.feeds.retain(|(of, _)| *of != line);
+        let Some(handle) = self.lines.handle(line) else {
+            return;
+        };
+        self.feeds.insert((line, feed.publisher));
+        let who = format!("{} from {}", feed.encoder, feed.peer);
+        let (kind, text) = match self.losers.remove(&line) {
+            Some((loser, why)) => (
+                Kind::TookOver,
+                format!(
+                    "{who} has the line now; {} from {} lost it: {why}",
+                    loser.encoder, loser.peer
+                ),
+            ),
+            None => (Kind::FeedStarted, format!("{who} sends a feed")),
+        };
+        self.note(line, kind, text, status);
+        self.infos.insert(line, feed.clone());
+        handle.feed_started(feed);
+    }
+
+    fn feed_ended(&mut self, line: u32, publisher: u32, reason: String, status: &Status) {
+        self.feeds.remove(&(line, publisher));
+        let Some(handle) = self.lines.handle(line) else {
+            return;
+        };
+        let info = self.infos.remove(&line);
+        if let Some(info) = info.filter(|info| info.publisher == publisher) {
+            if Why::of_reason(&reason).is_some() {
+                // Its successor's word follows.
+                self.losers.insert(line, (info, reason.clone()));
+            } else {
+                let text = format!(
+                    "the feed of {} from {} ended: {reason}",
+                    info.encoder, info.peer
+                );
+                self.note(line, Kind::FeedEnded, text, status);
+            }
+        }
+        handle.feed_ended(publisher, reason);
+    }
+
+    /// The relay says who else uses a line's key.
+    fn claimed(&self, line: u32, claims: Claims, status: &Status) {
+        if self.lines.handle(line).is_none() {
+            return;
+        }
+        let mut before = None;
+        status.update(|snapshot| {
+            before = if claims == Claims::default() {
+                snapshot.claims.remove(&line)
+            } else {
+                snapshot.claims.insert(line, claims.clone())
+            };
+        });
+        let is_live = |publisher| self.feeds.contains(&(line, publisher));
+        for (kind, text) in claims.news_since(&before.unwrap_or_default(), is_live) {
+            if matches!(kind, Kind::Held | Kind::Frozen) {
+                warn!(line = self.name(line), "{text}");
+            }
+            self.note(line, kind, text, status);
+        }
+    }
+
+    fn note(&self, line: u32, kind: Kind, text: String, status: &Status) {
+        let event = Event::new(kind, text).relay(&self.address);
+        status.shared.events.note(event.line(&self.name(line)));
+    }
+
+    fn name(&self, line: u32) -> String {
+        let set = self.lines.set();
+        let known = set.lines.iter().find(|known| known.id == line);
+        known.map(|line| line.name.clone()).unwrap_or_default()
+    }
+
+    /// Tells the relay which lines are on air, if that changed: on program, only silence takes a line from an encoder.
+    fn tell_tally(&mut self) {
+        let mut now = (BTreeSet::new(), BTreeSet::new());
+        for line in self.lines.set().lines.iter().take(LINES_MAX) {
+            let Some(handle) = self.lines.handle(line.id) else {
+                continue;
+            };
+            let tally = *handle.tally().borrow();
+            handle.set_on_program(tally == Tally::Program);
+            match tally {
+                Tally::Program => now.0.insert(line.id),
+                Tally::Preview => now.1.insert(line.id),
+                Tally::Off | Tally::Unknown => false,
+            };
+        }
+        if now != self.told {
+            let numbers = |lines: &BTreeSet<u32>| lines.iter().copied().collect();
+            self.control.say(&FromConnector::Tally {
+                program: numbers(&now.0),
+                preview: numbers(&now.1),
+            });
+            self.told = now;
         }
     }
 
@@ -560,6 +692,9 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 const ENROL_TIMEOUT: Duration = Duration::from_secs(10);
 
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How soon the relay hears that a line is on air: a few frames.
+const TALLY_INTERVAL: Duration = Duration::from_millis(100);
 
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 

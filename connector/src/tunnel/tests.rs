@@ -204,7 +204,13 @@ impl Studio {
         )
         .unwrap();
         let line = lines.add("Camera 1", None).unwrap().id;
-        let tunnels = Tunnels::open(folder.path(), lines.clone(), Transport::default()).unwrap();
+        let tunnels = Tunnels::open(
+            folder.path(),
+            lines.clone(),
+            Transport::default(),
+            Events::open(folder.path()),
+        )
+        .unwrap();
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn({

@@ -6,6 +6,8 @@
 
 const POLL_MS = 1000;
 const ANSWER_MS = 4000;
+const EVENTS_MS = 2000;
+const EVENTS_SHOWN = 30;
 
 const byId = (id) => document.getElementById(id);
 const cards = new Map(); // line id → card
@@ -40,6 +42,13 @@ async function poll() {
     showSilence();
   }
   setTimeout(poll, POLL_MS);
+}
+
+async function pollEvents() {
+  try {
+    showEvents(await (await call("GET", "/api/v1/events", undefined, ANSWER_MS)).json());
+  } catch { /* the status says that nobody answers */ }
+  setTimeout(pollEvents, EVENTS_MS);
 }
 
 // ---- the whole page
@@ -165,6 +174,7 @@ function showLine(card, line) {
   setText(card.find(".name"), line.name);
   setText(card.find(".word"), WORDS[line.state] ?? line.state);
   setText(card.find(".reason"), line.reason ?? "");
+  showRivals(card, line);
   const tally = (line.outputs ?? []).map((output) => output.tally);
   const on = tally.includes("program") ? "program" : tally.includes("preview") ? "preview" : null;
   const mark = card.find(".tally");
@@ -174,6 +184,53 @@ function showLine(card, line) {
   showFacts(card.find(".facts"), facts(line));
   setText(card.find(".output"), (line.outputs ?? []).map(outputText).join(" · "));
   setText(card.find(".switch"), line.state === "off" ? "Switch on" : "Switch off");
+}
+
+/** Encoders that use the line's key and do not have the line: take or refuse. */
+function showRivals(card, line) {
+  const box = card.find(".rivals"), held = line.held ?? [], refused = line.refused ?? [];
+  const key = JSON.stringify([line.name, held, refused, line.frozen]);
+  if (box.dataset.key === key) return;
+  box.dataset.key = key;
+  const path = `/api/v1/lines/${line.id}`;
+  const choice = (action, label, kind, rival) => {
+    const button = element("button", kind, label);
+    button.type = "button";
+    button.addEventListener("click", () => act(button, card.root, () => call("POST", `${path}/${action}`, { publisher: rival.publisher })));
+    return button;
+  };
+  const asked = held.map((rival) => {
+    const item = element("div", "rival");
+    item.append(element("p", "", `A second encoder uses ${line.name}'s key: ${rival.encoder}, ${rival.peer}`));
+    item.append(element("p", "quiet", `Since ${new Date(rival.since).toLocaleTimeString()}, by relay ${rival.relay}. It waits; what is on air stays.`));
+    const row = element("div", "row");
+    row.append(choice("take", "Take", "danger", rival), choice("refuse", "Refuse", "", rival));
+    item.append(row);
+    return item;
+  });
+  const sent = refused.map((rival) => {
+    const item = element("div", "rival");
+    item.append(element("p", "quiet", `Refused: ${rival.encoder}, ${rival.peer}`), choice("take", "Let it try again", "plain", rival));
+    return item;
+  });
+  const frozen = line.frozen ? [element("p", "rival", "Encoders took this line from each other again and again: it stays as it is until you decide.")] : [];
+  box.replaceChildren(...frozen, ...asked, ...sent);
+}
+
+function showEvents(events) {
+  const list = byId("event-list"), shown = events.slice(-EVENTS_SHOWN).reverse();
+  byId("events").hidden = shown.length === 0;
+  const key = JSON.stringify(shown);
+  if (list.dataset.key === key) return;
+  list.dataset.key = key;
+  list.replaceChildren(...shown.map((event) => {
+    const item = element("li");
+    item.append(element("time", "quiet", new Date(event.at).toLocaleTimeString()));
+    const where = [event.line, event.line ? null : event.relay].filter(Boolean).join(" ");
+    if (where) item.append(element("b", "", where));
+    item.append(element("span", "", sentence(event.text)));
+    return item;
+  }));
 }
 
 function facts(line) {
@@ -357,3 +414,4 @@ function sentence(text) { return text.charAt(0).toUpperCase() + text.slice(1) + 
 
 setInterval(() => { byId("clock").textContent = new Date().toLocaleTimeString(); }, 500);
 poll();
+pollEvents();

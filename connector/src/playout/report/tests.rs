@@ -8,6 +8,7 @@ fn feed() -> FeedInfo {
         publisher: 1,
         relay: "relay.example:4433".to_owned(),
         encoder: "Larix iOS".to_owned(),
+        agent: "test".to_owned(),
         peer: "203.0.113.9:1000".to_owned(),
     }
 }
