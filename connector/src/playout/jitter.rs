@@ -277,13 +277,19 @@ impl Jitter {
 
     /// More than the delay and a GOP: whoever takes units out does not keep up, or the feed is not what it says.
     fn is_overfull(&self, timing: Timing) -> bool {
-        let span_us = match (self.video.first_key_value(), self.video.last_key_value()) {
-            (Some((_, oldest)), Some((_, newest))) => {
-                newest.decode_us().saturating_sub(oldest.decode_us())
-            }
-            _ => 0,
-        };
-        let span_max_us = timing.delay_us.max(0) + self.gop_us + GIVE_UP_US;
+        let (span_us, since_keyframe_us) =
+            match (self.video.first_key_value(), self.video.last_key_value()) {
+                (Some((_, oldest)), Some((_, newest))) => (
+                    newest.decode_us().saturating_sub(oldest.decode_us()),
+                    // The GOP that goes on may be longer than any before, or the first: without its units there would be
+                    // nothing to see until it ends.
+                    (self.keyframe_dts_us)
+                        .map_or(0, |key_us| newest.unit.dts_us.saturating_sub(key_us)),
+                ),
+                _ => (0, 0),
+            };
+        let gop_us = self.gop_us.max(since_keyframe_us.clamp(0, GOP_MAX_US));
+        let span_max_us = timing.delay_us.max(0) + gop_us + GIVE_UP_US;
         span_us > span_max_us || self.video.len() > UNITS_MAX || self.video_bytes > BYTES_MAX
     }
 

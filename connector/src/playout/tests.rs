@@ -7,6 +7,8 @@ use std::{
 
 use firstmile_shared::media::{AccessUnit, Codec};
 
+mod decoder_faults;
+
 use super::*;
 use crate::{
     decode::clip::camera,
@@ -71,13 +73,18 @@ const DELAY_US: i64 = 250_000;
 
 impl Fixture {
     fn start() -> Self {
+        Self::with(
+            "Camera 1",
+            Box::new(|| Decoders::default().open("Camera 1")),
+        )
+    }
+
+    fn with(name: &str, make: Box<MakeDecoder>) -> Self {
         let noted = Noted::default();
-        let settings = LineSettings::new("Camera 1", DELAY_US, OutputKind::Null);
-        let make = || Decoders::default().open("Camera 1");
+        let settings = LineSettings::new(name, DELAY_US, OutputKind::Null);
         let artist = Artist::start().unwrap();
         let output = Box::new(noted.clone());
-        let (playout, handle) =
-            Playout::start_with(&settings, output, &artist, Box::new(make)).unwrap();
+        let (playout, handle) = Playout::start_with(&settings, output, &artist, make).unwrap();
         Self {
             _artist: artist,
             playout,

@@ -178,6 +178,22 @@ fn a_decoder_that_crashed_or_hangs_is_replaced_and_says_how_it_ended() {
     assert!(!decode(&mut decoder, &units).is_empty());
 }
 
+/// Ctrl-C and a service manager's stop reach a whole group of processes: what is to end is the parent's to say.
+#[test]
+fn a_stop_signal_does_not_end_a_decoder() {
+    let Some(units) = camera(1, "-preset ultrafast -tune zerolatency") else {
+        return;
+    };
+    let mut decoder = new_decoder();
+    decode(&mut decoder, &units);
+    let pid = decoder.process_id().unwrap();
+    for stop in ["INT", "TERM", "HUP"] {
+        signal(pid, stop);
+    }
+    decode(&mut decoder, &units);
+    assert_eq!(decoder.process_id(), Some(pid));
+}
+
 #[test]
 fn a_decoder_that_died_idle_is_replaced_before_the_next_unit() {
     let mut decoder = new_decoder();

@@ -1,7 +1,7 @@
 //! What a line does when its decoder is lost: go on at once with what it has kept, or wait for the next keyframe. Pure.
 //!
 //! All units since the last keyframe are kept, coded: with them a fresh decoder is where the old one was within a few
-//! hundred milliseconds, however long the GOP is. That is tried once for each GOP, as the unit that ended the decoder
+//! hundred milliseconds, however long the GOP is. The same units are not tried twice, as the one that ended the decoder
 //! may be among them; a decoder that goes on being lost is started less and less often.
 
 use std::collections::VecDeque;
@@ -14,7 +14,8 @@ pub(super) struct Recovery {
     /// All units of video since the last starting point; none while that is not known, or too much.
     gop: Vec<CodedUnit>,
     gop_bytes: usize,
-    was_replayed: bool,
+    /// How many of them were decoded again after the last loss.
+    tried: usize,
     /// Still to be decoded again.
     replay: VecDeque<CodedUnit>,
     /// When a decoder was lost, of late.
@@ -48,7 +49,6 @@ impl Recovery {
     pub(super) fn feed(&mut self, unit: &CodedUnit, is_start: bool) {
         if is_start {
             self.forget_gop();
-            self.was_replayed = false;
         } else if self.gop.is_empty() {
             return;
         }
@@ -63,6 +63,7 @@ impl Recovery {
     pub(super) fn forget_gop(&mut self) {
         self.gop.clear();
         self.gop_bytes = 0;
+        self.tried = 0;
         self.replay.clear();
     }
 
@@ -77,9 +78,9 @@ impl Recovery {
         self.losses_us.push_back(now_us);
         self.times = self.times.saturating_add(1);
         let pause_us = pause_us(self.losses_us.len(), random);
-        let replays = !self.gop.is_empty() && !self.was_replayed && pause_us <= REPLAY_PAUSE_MAX_US;
+        let replays = self.gop.len() > self.tried && pause_us <= REPLAY_PAUSE_MAX_US;
         if replays {
-            self.was_replayed = true;
+            self.tried = self.gop.len();
             self.replay = self.gop.iter().cloned().collect();
         } else {
             self.forget_gop();
@@ -211,6 +212,10 @@ mod tests {
         recovery.feed(&unit(3, 10), false);
         assert!(recovery.lost(1_000_000, 0).replays, "another GOP");
         assert_eq!(replayed(&mut recovery), [2, 3]);
+        // It got past them: whatever it was this time, it was not those.
+        recovery.feed(&unit(4, 10), false);
+        assert!(recovery.lost(40_000_000, 0).replays);
+        assert_eq!(replayed(&mut recovery), [2, 3, 4]);
     }
 
     #[test]
