@@ -15,7 +15,7 @@ REQUIRED := FIRSTMILE_REQUIRE_NDI=1 FIRSTMILE_REQUIRE_FFMPEG=1 FIRSTMILE_PREBUIL
 # The slow tests: one target for each file tests/tests/slow_NAME.rs, of 15 minutes at most, that also runs alone.
 SLOW := $(patsubst tests/tests/slow_%.rs,test-slow-%,$(sort $(wildcard tests/tests/slow_*.rs)))
 
-.PHONY: help setup build release demo test test-slow $(SLOW) check bench bench-tunnel
+.PHONY: help setup build release demo test test-slow $(SLOW) check bench bench-tunnel bench-decoder
 
 help:
 	@echo 'make setup        packages, build, NDI runtime: all that needs a network (NDI_ACCEPT=1 accepts its licence)'
@@ -23,7 +23,8 @@ help:
 	@echo 'make test         all tests but the slow ones'
 	@echo 'make test-slow    the slow ones; each alone: $(SLOW)'
 	@echo 'make check        format, lints, documentation, dependencies'
-	@echo 'make bench        all measurements; bench-tunnel: CPU and delay of the tunnel at 1, 4 and 50 feeds'
+	@echo 'make bench        all measurements; bench-tunnel: CPU and delay of the tunnel at 1, 4 and 50 feeds;'
+	@echo '                  bench-decoder: a decoder in a process of its own beside one in a thread'
 	@echo 'make release      the optimised programs, in target/release'
 
 setup:
@@ -54,8 +55,12 @@ check:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(OFFLINE) --workspace --no-deps
 	CARGO='$(CARGO)' tests/scripts/check-dependencies.sh
 
-bench: bench-tunnel
+bench: bench-tunnel bench-decoder
 
 bench-tunnel:
 	$(CARGO) build $(OFFLINE) --release --workspace --bins
 	$(NETNS) target/release/bench-tunnel
+
+bench-decoder:
+	$(CARGO) build $(OFFLINE) --release --workspace --bins
+	target/release/bench-decoder
