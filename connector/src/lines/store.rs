@@ -139,8 +139,13 @@ impl Store {
                 if self.is_wiped(&text) {
                     return Ok(());
                 }
-                self.seen = now;
-                return self.take_over(&text);
+                let before = std::mem::replace(&mut self.seen, now);
+                let taken = self.take_over(&text);
+                if taken.is_err() {
+                    // Who watches the file has not seen it yet, and names it to everybody else.
+                    self.seen = before;
+                }
+                return taken;
             }
         }
         Err(self.io(io::Error::other("another program keeps writing it")))

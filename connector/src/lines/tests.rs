@@ -152,10 +152,17 @@ fn a_broken_edit_is_refused_as_a_whole_and_named_until_it_is_mended() {
         assert_eq!(fs::read_to_string(&file).unwrap(), format!("{good}{typed}"));
     }
 
-    fs::write(&file, good).unwrap();
+    fs::write(&file, &good).unwrap();
     lines.reread();
     assert_eq!(lines.refused_edit(), None);
     assert_eq!(lines.set(), before);
+
+    fs::write(&file, format!("{good}[[line]\n")).unwrap();
+    lines.add("Camera 9", None).unwrap_err();
+    assert!(
+        error_of(&lines).contains("not valid TOML"),
+        "it is named also when a change met it first"
+    );
 }
 
 #[test]
