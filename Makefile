@@ -15,7 +15,7 @@ REQUIRED := FIRSTMILE_REQUIRE_NDI=1 FIRSTMILE_REQUIRE_FFMPEG=1 FIRSTMILE_PREBUIL
 # The slow tests: one target for each file tests/tests/slow_NAME.rs, of 15 minutes at most, that also runs alone.
 SLOW := $(patsubst tests/tests/slow_%.rs,test-slow-%,$(sort $(wildcard tests/tests/slow_*.rs)))
 
-.PHONY: help setup build release demo test test-slow $(SLOW) check bench bench-tunnel bench-decoder
+.PHONY: help setup build release demo test test-slow $(SLOW) check bench bench-tunnel bench-decoder bench-slates
 
 help:
 	@echo 'make setup        packages, build, NDI runtime: all that needs a network (NDI_ACCEPT=1 accepts its licence)'
@@ -24,7 +24,8 @@ help:
 	@echo 'make test-slow    the slow ones; each alone: $(SLOW)'
 	@echo 'make check        format, lints, documentation, dependencies'
 	@echo 'make bench        all measurements; bench-tunnel: CPU and delay of the tunnel at 1, 4 and 50 feeds;'
-	@echo '                  bench-decoder: a decoder in a process of its own beside one in a thread'
+	@echo '                  bench-decoder: a decoder in a process of its own beside one in a thread;'
+	@echo '                  bench-slates: CPU of sources that have no picture'
 	@echo 'make release      the optimised programs, in target/release'
 
 setup:
@@ -55,7 +56,7 @@ check:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(OFFLINE) --workspace --no-deps
 	CARGO='$(CARGO)' tests/scripts/check-dependencies.sh
 
-bench: bench-tunnel bench-decoder
+bench: bench-tunnel bench-decoder bench-slates
 
 bench-tunnel:
 	$(CARGO) build $(OFFLINE) --release --workspace --bins
@@ -64,3 +65,7 @@ bench-tunnel:
 bench-decoder:
 	$(CARGO) build $(OFFLINE) --release --workspace --bins
 	target/release/bench-decoder
+
+bench-slates:
+	$(CARGO) build $(OFFLINE) --release --workspace --bins
+	$(WITH_NDI) $(NETNS) target/release/bench-slates

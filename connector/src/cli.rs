@@ -423,6 +423,11 @@ fn check_config(place: &Place) -> Result<(), Failure> {
     };
     let lines = LinesFile::parse(&text)
         .map_err(|error| Failure::config(format!("{}: {error}", path.display())))?;
+    (place.config.slate.0.check()).map_err(|error| Failure::config(error.to_string()))?;
+    for line in lines.entries() {
+        (line.settings.check_slate())
+            .map_err(|error| Failure::config(format!("line {:?}: {error}", line.name)))?;
+    }
     print(&format!(
         "the configuration is fine\nstate folder: {}\npage: {}\noutput: {}\ndelay: {} ms\nlines: {}\n",
         place.state_dir.display(),

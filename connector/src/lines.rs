@@ -269,7 +269,9 @@ impl Lines {
         for (key, value) in pairs {
             settings.set(key, value)?;
         }
-        settings.check_slate()?;
+        if pairs.iter().any(|(key, _)| key == "slate") {
+            settings.check_slate()?;
+        }
         self.edit(|store| store.change(line.id, |entry| entry.settings = settings))
     }
 

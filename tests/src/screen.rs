@@ -74,8 +74,21 @@ pub struct Shot {
 pub struct Tape {
     /// Each picture, repeats too.
     pub shots: Vec<Arc<Shot>>,
-    /// Each block of sound: the sender's time in microseconds, samples, and the largest step between two of them.
-    pub sounds: Vec<(i64, usize, f32)>,
+    /// Each block of sound.
+    pub sounds: Vec<Block>,
+}
+
+/// A block of sound, its first channel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Block {
+    /// The sender's time of its first sample, microseconds.
+    pub timecode_us: i64,
+    /// How many.
+    pub samples: usize,
+    /// The largest step from one sample to the next, from the block before to this one too; 1.0 is full scale.
+    pub step: f32,
+    /// The largest sample.
+    pub peak: f32,
 }
 
 impl Screen {
@@ -261,6 +274,7 @@ impl Shot {
 
 fn watch(mut receiver: Receiver, shared: &Shared) {
     let mut said = Says::Nothing as u8;
+    let mut last = 0.0_f32;
     while !shared.stop.load(Ordering::Relaxed) {
         let says = shared.tally.load(Ordering::SeqCst);
         if says != said {
@@ -279,15 +293,20 @@ fn watch(mut receiver: Receiver, shared: &Shared) {
                 seen.latest = Some(shot);
             }
             Captured::Audio(audio) => {
-                let steps = audio
-                    .samples
-                    .windows(2)
-                    .map(|pair| (pair[1] - pair[0]).abs());
-                let step = steps.fold(0.0, f32::max);
-                let sound = (audio.timecode / 10, audio.samples.len(), step);
+                let mut block = Block {
+                    timecode_us: audio.timecode / 10,
+                    samples: audio.samples.len(),
+                    step: 0.0,
+                    peak: 0.0,
+                };
+                for sample in audio.samples {
+                    block.step = block.step.max((sample - last).abs());
+                    block.peak = block.peak.max(sample.abs());
+                    last = *sample;
+                }
                 let mut seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(tape) = &mut seen.tape {
-                    tape.sounds.push(sound);
+                    tape.sounds.push(block);
                 }
             }
             Captured::Nothing | Captured::Lost => {}

@@ -8,9 +8,10 @@ use std::{
 
 use firstmile_connector::playout::CardText;
 use firstmile_tests::{
-    harness::{Need, OutputKind, PATIENCE, Show, can_run},
-    screen::{Says, Screen},
-    slate::{NAME, SAME, Scene, card, on_program_nothing_but_the_last_picture},
+    harness::{Encoder, EncoderSettings, Need, OutputKind, PATIENCE, Show, can_run},
+    screen::{Says, Screen, Tape},
+    slate::{NAME, SAME, Scene, assert_sound_flows, card, on_program_nothing_but_the_last_picture},
+    viewer::Viewer,
 };
 
 #[test]
@@ -133,11 +134,11 @@ fn the_clean_card_has_the_name_only_and_the_studios_own_picture_replaces_it() ->
     assert!(made.success());
     let own = own.display().to_string();
     command(&["line", "set", name, &format!("slate={own}")])?.success()?;
-    let shot = screen.wait_for("the studio's own card, on program too", PATIENCE, |shot| {
+    let own_card = screen.wait_for("the studio's own card, on program too", PATIENCE, |shot| {
         shot.luma(640, 360) > 230
     })?;
     assert!(
-        shot.luma(200, 360) < 20 && shot.luma(1080, 360) < 20,
+        own_card.luma(200, 360) < 20 && own_card.luma(1080, 360) < 20,
         "whole, on black"
     );
     // It goes bad: told in the status, and the neutral card takes its place.
@@ -160,6 +161,81 @@ fn the_clean_card_has_the_name_only_and_the_studios_own_picture_replaces_it() ->
     }
     assert!(screen.latest()?.distance(&blank) < SAME);
     assert_eq!(screen.drops(), 0, "one source through all of it");
+    Ok(())
+}
+
+/// A loud tone, cut off by a power failure, and its return: it fades, silence flows, it fades in again.
+#[test]
+fn sound_fades_into_silence_and_back_without_a_click_or_a_hole() -> anyhow::Result<()> {
+    if !can_run(&[Need::Ndi, Need::Ffmpeg]) {
+        return Ok(());
+    }
+    let show = Show::start()?;
+    let studio = show.joined("truck1", OutputKind::Ndi)?;
+    let line = show.add_line("truck1", &studio, NAME, None)?;
+    let screen = Screen::find(NAME, Instant::now() + PATIENCE)?;
+    let tone = || {
+        Command::new("ffmpeg")
+            .args(["-hide_banner", "-nostdin", "-loglevel", "error", "-re"])
+            .args(["-f", "lavfi", "-i", "testsrc2=s=320x180:r=30", "-re"])
+            .args(["-f", "lavfi", "-i", "sine=f=440:r=48000"])
+            .args(["-af", "volume=12dB", "-pix_fmt", "yuv420p"])
+            .args(["-c:v", "libx264", "-preset", "ultrafast"])
+            .args(["-tune", "zerolatency", "-g", "30"])
+            .args(["-c:a", "aac", "-b:a", "192k"])
+            .args(["-f", "flv", &line.url])
+            .spawn()
+    };
+    let is_loud = |tape: &Tape| tape.sounds.iter().filter(|block| block.peak > 0.45).count() > 40;
+    for round in ["first", "second"] {
+        screen.start_tape();
+        let mut encoder = tone()?;
+        studio.wait_line(NAME, "live")?;
+        thread::sleep(Duration::from_millis(1_500));
+        encoder.kill()?;
+        encoder.wait()?;
+        studio.wait_line(NAME, "slate")?;
+        thread::sleep(Duration::from_millis(500));
+        let tape = screen.end_tape();
+        assert!(is_loud(&tape), "{round}: the tone is heard");
+        let is_silent = tape.sounds.last().is_some_and(|block| block.peak < 0.001);
+        assert!(is_silent, "{round}: and gone");
+        assert_sound_flows(&tape, round);
+        // 440 Hz at half of full scale steps by 0.029; AAC adds a little. Cut off it would step by up to 0.5.
+        let steps = tape.sounds.iter().map(|block| block.step);
+        let step = steps.fold(0.0, f32::max);
+        assert!(step < 0.045, "{round}: a step of {step} is a click");
+    }
+    Ok(())
+}
+
+/// The operator moves the sound: it is heard there, and the status says so.
+#[test]
+fn the_trim_of_a_line_moves_its_sound() -> anyhow::Result<()> {
+    if !can_run(&[Need::Ndi, Need::Ffmpeg]) {
+        return Ok(());
+    }
+    let show = Show::start()?;
+    let studio = show.joined("truck1", OutputKind::Ndi)?;
+    let line = show.add_line("truck1", &studio, NAME, None)?;
+    let set = ["line", "set", NAME, "audio_trim_ms=180"];
+    studio.program().command(&set, "")?.success()?;
+    let viewer = Viewer::find(NAME, Instant::now() + PATIENCE)?;
+    let settings = EncoderSettings::default();
+    let _encoder = Encoder::start(show.folder(), "camera", &line.url, &settings)?;
+    let report = viewer.wait_for("five seconds", Instant::now() + PATIENCE, |seen| {
+        (seen.sources.get(&1)).is_some_and(|source| source.pictures >= 150)
+    })?;
+    let offset_ms = report.sources[&1].av_offset_ms;
+    assert!(
+        offset_ms.is_some_and(|ms| (ms - 180.0).abs() <= 45.0),
+        "{report:#?}"
+    );
+    let told = studio.line(NAME)?["av_offset_ms"].as_f64();
+    assert!(
+        told.is_some_and(|ms| (ms - 180.0).abs() <= 30.0),
+        "{told:?}"
+    );
     Ok(())
 }
 

@@ -268,11 +268,7 @@ impl<'a> Showing<'a> {
                 self.absence = absence.clone();
             }
         }
-        let format = Format {
-            width: self.picture.width,
-            height: self.picture.height,
-            aspect: self.picture.aspect,
-        };
+        let format = Format::of(&self.picture);
         self.cards.want(format, &self.absence.slate);
     }
 }

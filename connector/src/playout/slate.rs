@@ -138,4 +138,25 @@ impl Format {
         height: 720,
         aspect: 16.0 / 9.0,
     };
+
+    /// Of a source that shows this.
+    #[expect(clippy::cast_precision_loss, reason = "a picture's size")]
+    pub(super) fn of(picture: &Picture) -> Self {
+        let &Picture {
+            width,
+            height,
+            aspect,
+            ..
+        } = picture;
+        let is_sane = aspect.is_finite() && aspect > 0.0;
+        Self {
+            width,
+            height,
+            aspect: if is_sane {
+                aspect
+            } else {
+                width as f32 / height.max(1) as f32
+            },
+        }
+    }
 }
