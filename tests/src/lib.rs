@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod encoder;
+pub mod fight;
 pub mod harness;
 pub mod hostile;
 pub mod kills;

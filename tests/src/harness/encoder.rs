@@ -153,6 +153,23 @@ impl Encoder {
         Ok(())
     }
 
+    /// Stops it in the middle of whatever it does: its network connection stays and carries nothing any more.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        let pid = self.ffmpeg.id().to_string();
+        let stopped = Command::new("sh")
+            .args(["-c", "kill -STOP \"$1\"", "sh", &pid])
+            .status()?;
+        if !stopped.success() {
+            bail!("kill -STOP: {stopped}");
+        }
+        Ok(())
+    }
+
+    /// Whether it publishes, or tries to.
+    pub fn runs(&mut self) -> anyhow::Result<bool> {
+        Ok(self.ffmpeg.try_wait()?.is_none())
+    }
+
     /// What both programs had to say.
     pub fn log(&self) -> anyhow::Result<String> {
         Ok(String::from_utf8_lossy(&fs::read(&self.log)?).into_owned())
