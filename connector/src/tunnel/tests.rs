@@ -14,8 +14,8 @@ use firstmile_shared::{
     tunnel::{
         clock::{Ping, Pong},
         control::{
-            self, Decoder, FeedReport, FromConnector, FromRelay, LineDeclaration, MESSAGE_LEN_MAX,
-            Received, RefusedLine,
+            self, Claim, Decoder, FeedReport, FromConnector, FromRelay, LineDeclaration,
+            MESSAGE_LEN_MAX, Received, RefusedLine,
         },
         unit::Unit,
     },
@@ -24,6 +24,7 @@ use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 
 use super::*;
 use crate::{
+    control::{Control, Health, Request},
     decode::Decoders,
     lines::Delay,
     output::{OutputKind, Outputs},
@@ -641,4 +642,114 @@ async fn a_relay_of_a_later_version_is_understood() {
 
 fn close(connection: &Connection, close: Close) {
     connection.close(VarInt::from_u32(close.code()), b"");
+}
+
+/// What the relay says of a second encoder reaches the operator, and what the operator says reaches the relay.
+#[tokio::test]
+async fn a_second_encoder_is_a_question_and_its_answer_goes_to_its_relay() {
+    let relay = FakeRelay::start().await;
+    let studio = Studio::start().await;
+    studio.knows(&relay);
+    let mut guest = relay.welcome().await;
+    guest.declared().await;
+    let events = Events::open(studio.folder.path());
+    let control = Control::new(
+        studio.lines.clone(),
+        studio.tunnels.clone(),
+        Health::default(),
+        events,
+    );
+    let ask = |request| control.result(request);
+    let name = || "Camera 1".to_owned();
+    let refused = ask(Request::TakeLine {
+        name: name(),
+        publisher: None,
+    })
+    .await;
+    assert!(refused.unwrap_err().message.contains("no other encoder"));
+
+    let claim = |publisher| Claim {
+        publisher,
+        encoder: "Larix\u{1b}[2J".into(),
+        peer: "192.0.2.7:5000".into(),
+        since_unix: 1_795_235_400,
+    };
+    for held in [vec![claim(8)], vec![claim(8), claim(9)]] {
+        let count = held.len();
+        guest
+            .say(&FromRelay::Claims {
+                line: studio.line,
+                held,
+                refused: vec![claim(6)],
+                frozen: false,
+            })
+            .await;
+        studio
+            .until("the claims", || {
+                control.status().lines[0].held.len() == count
+            })
+            .await;
+    }
+    let status = control.status();
+    let line = serde_json::to_value(&status.lines[0]).unwrap();
+    assert_eq!(line["held"][1]["publisher"], 9);
+    assert_eq!(line["held"][0]["encoder"], "Larix[2J");
+    assert_eq!(line["held"][0]["since"], "2026-11-21T04:30:00Z");
+    assert_eq!(line["held"][0]["relay"], relay.address.to_string());
+    assert_eq!(line["refused"][0]["publisher"], 6);
+    let reason = line["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("2 more encoders use this line's key: Larix[2J, 192.0.2.7;"),
+        "{reason}"
+    );
+
+    let unclear = ask(Request::TakeLine {
+        name: name(),
+        publisher: None,
+    })
+    .await;
+    assert!(
+        unclear
+            .unwrap_err()
+            .message
+            .contains("say which number: 8 (Larix")
+    );
+    ask(Request::TakeLine {
+        name: name(),
+        publisher: Some(9),
+    })
+    .await
+    .unwrap();
+    let (line, publisher) = (studio.line, 9);
+    assert_eq!(guest.hear().await, FromConnector::Take { line, publisher });
+    ask(Request::RefuseLine {
+        name: name(),
+        publisher: Some(8),
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        guest.hear().await,
+        FromConnector::Refuse { line, publisher: 8 }
+    );
+    // One that was refused may be let in again.
+    ask(Request::TakeLine {
+        name: name(),
+        publisher: Some(6),
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        guest.hear().await,
+        FromConnector::Take { line, publisher: 6 }
+    );
+
+    // What a relay said is gone with it.
+    guest.connection.close(0_u32.into(), b"");
+    studio
+        .until("the claims are gone", || {
+            control.status().lines[0].held.is_empty()
+        })
+        .await;
+    studio.stop().await;
 }

@@ -362,6 +362,87 @@ async fn a_token_makes_a_stranger_a_studio_and_its_feed_arrives() {
     assert_eq!(studio.closed().await, Close::Bye);
 }
 
+/// The whole conversation about a second encoder.
+#[tokio::test]
+async fn the_operator_of_a_studio_hears_of_a_second_encoder_and_decides() {
+    let relay = Relay::start().await;
+    let mut studio = relay.studio(studio_transport(), 600).await;
+    studio
+        .say(&FromConnector::Tally {
+            program: vec![7],
+            preview: vec![],
+        })
+        .await;
+    let mut first = relay.publish();
+    let FromRelay::FeedStarted {
+        publisher, agent, ..
+    } = studio.hear().await
+    else {
+        panic!("no feed");
+    };
+    assert_eq!(agent, "Larix");
+    first.deliver(picture(0, true, 1_000), clock::now_us());
+    // It looks like the first, which is silent for long enough off program.
+    time::sleep(Duration::from_millis(300)).await;
+    let mut second = relay.publish();
+    let sending = async {
+        for n in 0.. {
+            first.deliver(picture(n, true, 1_000), clock::now_us());
+            second.deliver(picture(n, true, 1_000), clock::now_us());
+            time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let talking = async {
+        let FromRelay::Claims {
+            line: 7,
+            held,
+            frozen: false,
+            ..
+        } = studio.hear().await
+        else {
+            panic!("no claims");
+        };
+        let [rival] = held.as_slice() else {
+            panic!("{held:?}");
+        };
+        assert_eq!(
+            (rival.encoder.as_str(), rival.peer.as_str()),
+            ("Larix", "192.0.2.1:5000")
+        );
+        let (line, rival) = (7, rival.publisher);
+        studio
+            .say(&FromConnector::Take {
+                line,
+                publisher: rival,
+            })
+            .await;
+        assert!(matches!(
+            studio.hear().await,
+            FromRelay::FeedEnded { publisher: old, reason, .. }
+                if old == publisher && reason == "the operator chose another encoder"
+        ));
+        assert!(matches!(
+            studio.hear().await,
+            FromRelay::FeedStarted { publisher: new, .. } if new == rival
+        ));
+        let FromRelay::Claims { held, .. } = studio.hear().await else {
+            panic!("no claims");
+        };
+        assert_eq!(held[0].publisher, publisher, "the first waits now");
+        studio.say(&FromConnector::Refuse { line, publisher }).await;
+        let FromRelay::Claims { held, refused, .. } = studio.hear().await else {
+            panic!("no claims");
+        };
+        assert_eq!((held.len(), refused[0].publisher), (0, publisher));
+    };
+    tokio::select! {
+        () = sending => {}
+        () = talking => {}
+    }
+    assert_eq!(first.replaced().await, registry::Ending::Refused);
+    relay.stop().await;
+}
+
 /// The peer's window for one stream is smaller than the keyframe, and nobody reads that stream.
 #[tokio::test]
 async fn a_blocked_keyframe_does_not_stop_audio() {

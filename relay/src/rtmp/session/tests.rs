@@ -90,6 +90,24 @@ fn a_wrong_key_is_told_and_the_connection_closed() {
     assert!(session.is_closing());
 }
 
+/// Before it publishes and in the middle of it.
+#[test]
+fn an_encoder_that_the_studio_refuses_is_told_so() {
+    for is_live in [false, true] {
+        let mut encoder = publishing_encoder();
+        let mut session = Session::new(0, WITHIN_US, 1);
+        drive(&mut session, &mut encoder.bytes);
+        if is_live {
+            session.accept_publish();
+            drive(&mut session, &mut encoder.bytes);
+        }
+        session.deny_publish();
+        let (_, replies) = drive(&mut session, &mut encoder.bytes);
+        assert_eq!(codes(&replies), ["NetStream.Publish.Denied"]);
+        assert!(session.is_closing());
+    }
+}
+
 #[test]
 fn a_fault_that_passes_is_not_told() {
     let mut encoder = publishing_encoder();
