@@ -144,6 +144,21 @@ impl Encoder {
         })
     }
 
+    /// Its uplink stops for this long; what it held back comes at once afterwards.
+    pub fn pause(&mut self, length: Duration) -> anyhow::Result<()> {
+        let signal = |name: &str| {
+            // The shell's own `kill`: the child is not yet waited for, so its id is still its own.
+            let id = self.ffmpeg.id().to_string();
+            Command::new("sh")
+                .args(["-c", "kill -\"$1\" \"$2\"", "sh", name, &id])
+                .status()
+        };
+        signal("STOP")?;
+        std::thread::sleep(length);
+        signal("CONT")?;
+        Ok(())
+    }
+
     /// Ends it as if its power failed: no farewell.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         for child in [&mut self.ffmpeg, &mut self.camera] {
