@@ -16,10 +16,10 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 # Build: compiler and C headers for FFmpeg (bindings are made by libclang) and SQLite.
 # Run: FFmpeg as the encoder of the demo and the tests, Avahi's client library (libndi does not load without it),
-# unshare and ip for the private network namespace, pip and its Python to fetch the NDI runtime.
+# unshare and ip for the private network namespace, kill and ps for the tests, pip and its Python to fetch the NDI runtime.
 packages="build-essential pkg-config libclang-dev
     libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev
-    ffmpeg libavahi-client3 libavahi-common3 iproute2 util-linux ca-certificates
+    ffmpeg libavahi-client3 libavahi-common3 iproute2 procps util-linux ca-certificates
     python3 python3-pip"
 
 step "1/3 System packages"
@@ -45,7 +45,7 @@ if command -v dpkg-query >/dev/null; then
     fi
 else
     echo "Not Debian or Ubuntu: looking for the programs and libraries themselves."
-    for program in cc pkg-config ffmpeg ip unshare python3; do
+    for program in cc pkg-config ffmpeg ip ps unshare python3; do
         command -v "$program" >/dev/null || die "no '$program'; install this distribution's equivalents of:
 $packages"
     done
