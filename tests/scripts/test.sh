@@ -19,12 +19,17 @@ if "$cargo" nextest --version >/dev/null 2>&1; then
     exec "${first[@]}" "$cargo" nextest run "${common[@]}" "$@"
 fi
 
-# One summary instead of one per test program; the exit code stays cargo's.
-"${first[@]}" "$cargo" test "${common[@]}" --no-fail-fast "$@" 2>&1 | awk '
-    { print; fflush() }
+# One summary instead of one per test program; the exit code stays cargo's. From a file: Debian's awk (mawk) would
+# hold each line back until it has read 4 KiB more, minutes late.
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+"${first[@]}" "$cargo" test "${common[@]}" --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
+awk '
     / \.\.\. ok$/ { ok++ }
     / \.\.\. FAILED$/ { wrong++ }
     /^test result:/ { passed += $4; failed += $6; ok = wrong = 0 }
     # A test program that broke has no result: what it had done so far, and the test that broke it.
     /process didn.t exit successfully: .*signal/ { passed += ok; failed += wrong + 1; ok = wrong = 0 }
-    END { printf "\nSummary: %d tests run: %d passed, %d failed\n", passed + failed, passed, failed }'
+    END { printf "\nSummary: %d tests run: %d passed, %d failed\n", passed + failed, passed, failed }' "$log"
+exit "$status"
