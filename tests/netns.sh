@@ -71,9 +71,11 @@ if [ "$(id -u)" = 0 ] && unshare -n -m $probe 2>/dev/null; then
     exec unshare -n -m -- "$0" --inside "$@"
 elif unshare -Urnm $probe 2>/dev/null; then
     exec unshare -Urnm -- "$0" --inside "$@"
-elif command -v sudo >/dev/null; then
+elif [ "$(id -u)" != 0 ] && command -v sudo >/dev/null; then
     # sudo resets PATH and HOME even with -E.
     exec sudo -E -- unshare -n -m -- env "PATH=$PATH" "HOME=$HOME" "$0" --inside-as "$(id -u)" "$(id -g)" "$@"
 fi
+[ "$(id -u)" != 0 ] || die "cannot make a network namespace: $(unshare -n -m $probe 2>&1 || true)" \
+    "(in a container: it takes CAP_SYS_ADMIN; in a chroot: / has to be a mount point)"
 die "cannot make a network namespace: not root, user namespaces are off (sysctl kernel.unprivileged_userns_clone, " \
     "kernel.apparmor_restrict_unprivileged_userns), and there is no sudo"
