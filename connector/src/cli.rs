@@ -428,15 +428,13 @@ fn check_config(place: &Place) -> Result<(), Failure> {
         (line.settings.check_slate())
             .map_err(|error| Failure::config(format!("line {:?}: {error}", line.name)))?;
     }
+    for sentence in place.config.not_served() {
+        note(&format!("warning: {sentence}"));
+    }
     print(&format!(
-        "the configuration is fine\nstate folder: {}\npage: {}\noutput: {}\ndelay: {} ms\nlines: {}\n",
+        "the configuration is fine\nstate folder: {}\n{}lines: {}\n",
         place.state_dir.display(),
-        place.config.http.listen,
-        match place.config.output.default {
-            crate::config::OutputDefault::Ndi => "ndi",
-            crate::config::OutputDefault::Null => "null",
-        },
-        place.config.delay.0.ms(),
+        show::config(&place.config),
         lines.entries().len(),
     ))
 }

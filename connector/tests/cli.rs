@@ -324,7 +324,22 @@ fn a_wrong_configuration_is_78_and_named() {
     .unwrap();
     let called = home.call(&["check-config"]);
     assert_eq!(called.code, 0, "{called:?}");
-    assert!(called.out.contains("300 ms"), "{called:?}");
+    assert!(
+        called.out.contains("delay = 300 ms\n") && called.out.contains("\noutput.default = null\n"),
+        "{called:?}"
+    );
+    let called = home
+        .command(&["check-config"])
+        .env("FIRSTMILE_CONNECTOR__NDI__MACHINE_NAME", "OB3")
+        .output()
+        .unwrap();
+    let called = Called::from(called);
+    assert!(
+        called
+            .err
+            .contains("warning: ndi.machine_name has no effect in this version"),
+        "{called:?}"
+    );
     let called = home
         .command(&["run"])
         .env("FIRSTMILE_CONNECTOR__DELAY", "slow")

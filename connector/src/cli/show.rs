@@ -3,7 +3,11 @@
 use firstmile_shared::secret::Secret;
 use serde_json::Value;
 
-use crate::{control::LineInfo, events::Event};
+use crate::{
+    config::{Config, Isolation, OutputDefault},
+    control::LineInfo,
+    events::Event,
+};
 
 /// A new line: what to give to the encoder. Scripts read `url: ` and `key: `.
 pub(super) fn added(info: &LineInfo) -> String {
@@ -29,6 +33,52 @@ pub(super) fn lines(infos: &[LineInfo]) -> String {
         table.row([&info.name, enabled, &format!("{} ms", info.delay_ms), url]);
     }
     table.finish()
+}
+
+/// `check-config`: every setting that acts, with the value in force.
+pub(super) fn config(config: &Config) -> String {
+    let groups = config.ndi.groups.join(", ");
+    let rows = [
+        ("delay", format!("{} ms", config.delay.0.ms())),
+        ("slate", config.slate.0.to_string()),
+        ("http.listen", config.http.listen.to_string()),
+        (
+            "output.default",
+            match config.output.default {
+                OutputDefault::Ndi => "ndi",
+                OutputDefault::Null => "null",
+            }
+            .to_owned(),
+        ),
+        (
+            "ndi.groups",
+            if groups.is_empty() {
+                "public".to_owned()
+            } else {
+                groups
+            },
+        ),
+        (
+            "decoder.isolation",
+            match config.decoder.isolation {
+                Isolation::Process => "process",
+                Isolation::Thread => "thread",
+            }
+            .to_owned(),
+        ),
+        (
+            "decoder.max_pixels",
+            config.decoder.max_pixels.0.to_string(),
+        ),
+        ("tunnel.congestion", config.tunnel.congestion.to_string()),
+        (
+            "tunnel.segmentation_offload",
+            config.tunnel.segmentation_offload.to_string(),
+        ),
+        ("log.level", config.log.level.as_str().to_owned()),
+    ];
+    rows.map(|(key, value)| format!("{key} = {}\n", printable(&value)))
+        .concat()
 }
 
 /// The status, from its JSON.
