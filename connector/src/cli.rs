@@ -33,7 +33,7 @@ use crate::{
     lines::{
         Lines,
         file::{LinesFile, folded},
-        settings::SERVED_KEYS,
+        settings::{self, SERVED_KEYS},
     },
     program::{self, Connector},
     spare::Spare,
@@ -138,12 +138,11 @@ enum LineCommand {
         name: String,
     },
     /// Change settings of a line
-    ///
-    /// Settings: delay, lag, format, decoder, hold, slate, `audio_trim_ms`, takeover, track, record.
+    #[command(after_help = format!("Settings:\n{}", settings::described()))]
     Set {
         /// The line
         name: String,
-        /// As KEY=VALUE
+        /// Settings as KEY=VALUE, like delay=safe; see below
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<String>,
     },

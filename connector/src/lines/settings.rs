@@ -449,6 +449,19 @@ fn parse_ms(text: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
+/// Each of [`KEYS`] with the values it takes, a line each, for a help text.
+pub fn described() -> String {
+    KEYS.map(|key| {
+        let later = if SERVED_KEYS.contains(&key) {
+            ""
+        } else {
+            " (kept, without effect in this version)"
+        };
+        format!("  {key:<13}  {}{later}\n", expected(key))
+    })
+    .concat()
+}
+
 fn expected(key: &str) -> &'static str {
     match key {
         "delay" => "studio, fast, normal, safe, rough, or 0 to 30000 milliseconds",
