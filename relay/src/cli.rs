@@ -60,7 +60,7 @@ enum Command {
         /// Where the studio reaches this relay, HOST or HOST:PORT; several times if need be
         #[arg(long, value_name = "HOST")]
         address: Vec<String>,
-        /// As data
+        /// As JSON, for programs
         #[arg(long)]
         json: bool,
     },
@@ -77,7 +77,7 @@ enum Command {
         #[command(subcommand)]
         what: Revoke,
     },
-    /// Takes no new publishers; those that are live stay
+    /// Takes no new publishers until it is started again; those that are live stay
     Drain,
     /// Reads the configuration, says what is wrong or what is in force
     CheckConfig,
@@ -92,7 +92,7 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct Format {
-    /// As data
+    /// As JSON, for programs
     #[arg(long)]
     json: bool,
 }

@@ -23,8 +23,8 @@ pub(super) fn invited(invited: &Invited, uses: u32) -> String {
     format!(
         "This is a secret: it lets {connectors} into studio {} until {}.\n\
          It says that the relay is at {}.\n\
-         Next: on the studio's machine start firstmile-connector and paste it into its page, or pipe it into\n\
-         `firstmile-connector join --token-file -`.",
+         Next: on the studio's machine start firstmile-connector, then paste it into its page or into\n\
+         `firstmile-connector join`.",
         invited.studio,
         invited.expires,
         invited.addresses.join(", ")
