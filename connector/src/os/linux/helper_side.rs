@@ -9,6 +9,7 @@
 )]
 
 use std::{
+    ffi::CStr,
     fs::File,
     io,
     os::{
@@ -39,6 +40,10 @@ pub(crate) fn become_helper() -> io::Result<HelperSide> {
             unsafe { libc::signal(*signal, action) };
         }
     }
+    // SAFETY: the name is a C string; it is what `top` shows instead of the path's "exe".
+    unsafe { libc::prctl(libc::PR_SET_NAME, SHOWN_AS.as_ptr()) };
+    // Where memory runs out, a decoder goes before the program that holds the sources.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let channel = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     channel.peer_addr()?;
     let memory = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -104,6 +109,12 @@ fn set(what: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
     check(unsafe { libc::prctl(what, value, none, none, none) })?;
     Ok(())
 }
+
+/// 15 bytes at most.
+const SHOWN_AS: &CStr = c"fm-decoder";
+
+/// Half of the way to "always first".
+const OOM_SCORE: &str = "500";
 
 const STOPS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP];
 const CRASHES: [libc::c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
