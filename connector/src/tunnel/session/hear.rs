@@ -1,0 +1,269 @@
+//! What a relay says, and what becomes of it.
+
+use std::collections::BTreeSet;
+
+use firstmile_shared::{
+    takeover::Why,
+    tunnel::control::{FeedReport, FromConnector, FromRelay, LINES_MAX},
+};
+use tracing::{debug, warn};
+
+use super::{
+    super::{
+        Claims, Status,
+        colleague::Invited,
+        ended::{Ended, printable},
+    },
+    Session,
+};
+use crate::{
+    events::{Event, Kind},
+    playout::{FeedInfo, Tally},
+};
+
+impl Session<'_> {
+    pub(super) fn hear(&mut self, message: FromRelay, status: &Status) -> Option<Ended> {
+        match message {
+            FromRelay::FeedStarted {
+                line,
+                publisher,
+                encoder,
+                peer,
+                protocol,
+                agent,
+            } => {
+                debug!(line, protocol, "feed");
+                let encoder = printable(&encoder);
+                let agent = match printable(&agent) {
+                    agent if agent.is_empty() => encoder.clone(),
+                    agent => agent,
+                };
+                let feed = FeedInfo {
+                    publisher,
+                    relay: self.address.clone(),
+                    encoder,
+                    agent,
+                    peer: printable(&peer),
+                };
+                self.feed_started(line, feed, status);
+            }
+            FromRelay::FeedEnded {
+                line,
+                publisher,
+                reason,
+            } => {
+                self.feed_ended(line, publisher, printable(&reason), status);
+            }
+            FromRelay::FeedStatus {
+                feeds,
+                lost_percent,
+            } => {
+                status.update(|snapshot| snapshot.lost_percent = lost_percent);
+                for feed in feeds {
+                    self.report(&feed);
+                }
+            }
+            FromRelay::Dropped {
+                line,
+                publisher,
+                from_seq,
+                to_seq,
+                video,
+                audio,
+                reason,
+            } => {
+                debug!(
+                    line,
+                    from_seq,
+                    to_seq,
+                    video,
+                    audio,
+                    ?reason,
+                    "left out by the relay"
+                );
+                if let Some(handle) = self.lines.handle(line) {
+                    handle.dropped(publisher, from_seq, to_seq, video, audio);
+                }
+            }
+            FromRelay::Declared {
+                generation,
+                refused,
+            } => {
+                debug!(generation, "lines declared");
+                status.update(|snapshot| snapshot.declared = Some(generation));
+                let reason = refused
+                    .iter()
+                    .map(|line| line.message.as_str())
+                    .collect::<Vec<_>>()
+                    .join("; ");
+                remark(status, printable(&reason));
+            }
+            FromRelay::Claims {
+                line,
+                held,
+                refused,
+                frozen,
+            } => {
+                let claims = Claims::new(held, refused, frozen);
+                self.claimed(line, claims, status);
+            }
+            FromRelay::Draining {} => {
+                remark(
+                    status,
+                    "the relay is going to stop: it takes no new encoders".to_owned(),
+                );
+            }
+            FromRelay::Invited {
+                token,
+                secret,
+                expires_unix,
+            } => self.invited(Ok(Invited {
+                token,
+                secret,
+                expires_unix,
+            })),
+            FromRelay::NotInvited { message } => self.invited(Err(printable(&message))),
+            FromRelay::Refused { code, message } => return Some(Ended::refused(code, &message)),
+            // Said once.
+            FromRelay::Welcome { .. } | FromRelay::Enrolled { .. } => {}
+        }
+        None
+    }
+
+    pub(super) fn invited(&mut self, answer: Result<Invited, String>) {
+        if let Some(ask) = self.asked.pop_front() {
+            // Whoever asked may be gone.
+            let _ = ask.send(answer);
+        }
+    }
+
+    pub(super) fn report(&self, feed: &FeedReport) {
+        if !self.feeds.contains(&(feed.line, feed.publisher)) {
+            return;
+        }
+        if let Some(handle) = self.lines.handle(feed.line) {
+            handle.report(feed.publisher, feed.encoder_lag_ms, feed.bitrate_bps);
+        }
+    }
+
+    pub(super) fn feed_started(&mut self, line: u32, feed: FeedInfo, status: &Status) {
+        // One for each line, and only lines that there are: a relay can name any number.
+        self.feeds.retain(|(of, _)| *of != line);
+        let Some(handle) = self.lines.handle(line) else {
+            return;
+        };
+        self.feeds.insert((line, feed.publisher));
+        let who = format!("{} from {}", feed.encoder, feed.peer);
+        let (kind, text) = match self.losers.remove(&line) {
+            Some((loser, why)) => (
+                Kind::TookOver,
+                format!(
+                    "{who} has the line now; {} from {} lost it: {why}",
+                    loser.encoder, loser.peer
+                ),
+            ),
+            None => (Kind::FeedStarted, format!("{who} sends a feed")),
+        };
+        self.note(line, kind, text, status);
+        self.infos.insert(line, feed.clone());
+        handle.feed_started(feed);
+    }
+
+    pub(super) fn feed_ended(
+        &mut self,
+        line: u32,
+        publisher: u32,
+        reason: String,
+        status: &Status,
+    ) {
+        self.feeds.remove(&(line, publisher));
+        let Some(handle) = self.lines.handle(line) else {
+            return;
+        };
+        let info = self.infos.remove(&line);
+        if let Some(info) = info.filter(|info| info.publisher == publisher) {
+            if Why::of_reason(&reason).is_some() {
+                // Its successor's word follows.
+                self.losers.insert(line, (info, reason.clone()));
+            } else {
+                let text = format!(
+                    "the feed of {} from {} ended: {reason}",
+                    info.encoder, info.peer
+                );
+                self.note(line, Kind::FeedEnded, text, status);
+            }
+        }
+        handle.feed_ended(publisher, reason);
+    }
+
+    /// The relay says who else uses a line's key.
+    pub(super) fn claimed(&self, line: u32, claims: Claims, status: &Status) {
+        if self.lines.handle(line).is_none() {
+            return;
+        }
+        let mut before = None;
+        status.update(|snapshot| {
+            before = if claims == Claims::default() {
+                snapshot.claims.remove(&line)
+            } else {
+                snapshot.claims.insert(line, claims.clone())
+            };
+        });
+        let is_live = |publisher| self.feeds.contains(&(line, publisher));
+        for (kind, text) in claims.news_since(&before.unwrap_or_default(), is_live) {
+            if matches!(kind, Kind::Held | Kind::Frozen) {
+                warn!(line = self.name(line), "{text}");
+            }
+            self.note(line, kind, text, status);
+        }
+    }
+
+    pub(super) fn note(&self, line: u32, kind: Kind, text: String, status: &Status) {
+        let event = Event::new(kind, text).relay(&self.address);
+        status.shared.events.note(event.line(&self.name(line)));
+    }
+
+    pub(super) fn name(&self, line: u32) -> String {
+        let set = self.lines.set();
+        let known = set.lines.iter().find(|known| known.id == line);
+        known.map(|line| line.name.clone()).unwrap_or_default()
+    }
+
+    /// Tells the relay which lines are on air, if that changed: on program, only silence takes a line from an encoder.
+    pub(super) fn tell_tally(&mut self) {
+        let mut now = (BTreeSet::new(), BTreeSet::new());
+        for line in self.lines.set().lines.iter().take(LINES_MAX) {
+            let Some(handle) = self.lines.handle(line.id) else {
+                continue;
+            };
+            let tally = *handle.tally().borrow();
+            handle.set_on_program(tally == Tally::Program);
+            match tally {
+                Tally::Program => now.0.insert(line.id),
+                Tally::Preview => now.1.insert(line.id),
+                Tally::Off | Tally::Unknown => false,
+            };
+        }
+        if now != self.told {
+            let numbers = |lines: &BTreeSet<u32>| lines.iter().copied().collect();
+            self.control.say(&FromConnector::Tally {
+                program: numbers(&now.0),
+                preview: numbers(&now.1),
+            });
+            self.told = now;
+        }
+    }
+}
+
+/// Shows what the relay remarks, nothing if empty; logs it once, however often it is said.
+fn remark(status: &Status, reason: String) {
+    let reason = (!reason.is_empty()).then_some(reason);
+    let mut is_news = false;
+    status.update(|snapshot| {
+        is_news = snapshot.reason != reason;
+        snapshot.reason.clone_from(&reason);
+    });
+    if let Some(reason) = reason.filter(|_| is_news) {
+        warn!(reason, "the relay has a remark");
+    }
+}
