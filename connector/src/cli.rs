@@ -36,7 +36,7 @@ use crate::{
         settings::{self, SERVED_KEYS},
     },
     program::{self, Connector},
-    spare::Spare,
+    spare::{self, Spare},
 };
 
 /// Takes camera feeds from a relay and puts them on the studio's network as NDI® sources.
@@ -266,7 +266,7 @@ async fn export(place: &Place, file: &Path) -> Result<(), Failure> {
 }
 
 async fn join_from(place: &Place, file: &Path) -> Result<(), Failure> {
-    let text = input::read_up_to(file, "the export", EXPORT_LEN_MAX)?;
+    let text = input::read_up_to(file, "the export", spare::FILE_LEN_MAX)?;
     let spare = Spare::parse(&text, file)?;
     let imported: Imported = place.ask(Request::Import { spare }).await?;
     for joined in &imported.joined {
@@ -530,9 +530,6 @@ fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
 fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
-
-/// 256 lines with all their settings are some 60 kB.
-const EXPORT_LEN_MAX: u64 = 1024 * 1024;
 
 /// A program that just takes its lock listens this soon.
 const STARTING: Duration = Duration::from_secs(1);

@@ -252,6 +252,7 @@ impl LineHandle {
         stats.last_arrival_us = Some(arrived_us);
         if is_video {
             stats.video_units += 1;
+            stats.last_video_us = Some(arrived_us);
             stats.late += u64::from(taken == Taken::Refused);
             stats.encoder.note(encoder_us.max(0), now_us);
             stats.relay.note(relay_us, now_us);

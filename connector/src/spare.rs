@@ -86,7 +86,7 @@ impl Spare {
 
     /// Writes it for its owner only. Replaces nothing but another export.
     pub fn write(&self, file: &Path) -> Result<(), Failure> {
-        match std::fs::read_to_string(file) {
+        match ops::read_text(file, FILE_LEN_MAX) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Ok(text) if Self::parse(&text, file).is_ok() => {}
             _ => {
@@ -137,6 +137,9 @@ pub fn missing(entries: Vec<Entry>, set: &LineSet) -> Result<Vec<Entry>, Failure
 }
 
 const VERSION: u32 = 1;
+
+/// 256 lines with all their settings are some 60 kB.
+pub const FILE_LEN_MAX: u64 = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -218,6 +221,12 @@ mod tests {
             let error = spare.write(&file).unwrap_err();
             assert!(error.message.contains("spare.json"), "{error}");
             assert_eq!(std::fs::read_to_string(&file).unwrap(), other);
+        }
+        #[cfg(unix)]
+        {
+            // What never ends must not be waited for.
+            let error = spare.write(Path::new("/dev/zero")).unwrap_err();
+            assert!(error.message.contains("is no export"), "{error}");
         }
     }
 }

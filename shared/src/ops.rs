@@ -1,7 +1,8 @@
 //! A program's place on its machine: the state folder with its lock, `run.json`, and files that are never half-written.
 
 use std::{
-    io::{self, Write},
+    fs::File,
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -121,6 +122,29 @@ pub struct RunFile {
     pub tunnel: Option<String>,
     /// The page, the API and the metrics.
     pub http: Option<String>,
+}
+
+/// Opens a file for reading. A pipe would keep its reader waiting and a device never ends: they are errors.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    // Before it is opened: opening a pipe waits already.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    File::open(path)
+}
+
+/// The text of such a file, of `len_max` bytes at most.
+pub fn read_text(path: &Path, len_max: u64) -> io::Result<String> {
+    let mut text = String::new();
+    open_regular(path)?
+        .take(len_max + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > len_max {
+        return Err(io::Error::other(format!(
+            "it has more than {len_max} bytes"
+        )));
+    }
+    Ok(text)
 }
 
 /// Replaces a file as a whole: after a crash, a power cut or on a full disk the old or the new one is there, mode 0600.

@@ -81,7 +81,7 @@ impl Store {
             missing: 0,
         };
         store.counters = store.read_counters()?;
-        let text = match fs::read_to_string(&store.path) {
+        let text = match ops::read_text(&store.path, FILE_LEN_MAX) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(store.io(error)),
@@ -158,7 +158,7 @@ impl Store {
     fn settled(&self, before: Option<Stamp>) -> Result<Option<String>, StoreError> {
         // Not in a task: everything here reads and writes files and runs on a thread that may wait.
         thread::sleep(SETTLE);
-        let text = fs::read_to_string(&self.path).map_err(|error| self.io(error))?;
+        let text = ops::read_text(&self.path, FILE_LEN_MAX).map_err(|error| self.io(error))?;
         let after = stamp(&self.path).map_err(|error| self.io(error))?;
         Ok((before == after).then_some(text))
     }
@@ -232,7 +232,7 @@ impl Store {
     fn take_over(&mut self, text: &str) -> Result<(), StoreError> {
         let file = LinesFile::parse(text).map_err(|error| self.wrong(error))?;
         // Few editors do it, and what a relay is told of must outlast a power cut.
-        let synced = fs::File::open(&self.path).and_then(|file| file.sync_all());
+        let synced = ops::open_regular(&self.path).and_then(|file| file.sync_all());
         synced.map_err(|error| self.io(error))?;
         self.adopt(file)
     }
@@ -314,7 +314,7 @@ impl Store {
 
     /// No file is as good as an empty one.
     fn is_same_on_disk(&self, text: &str) -> bool {
-        match fs::read_to_string(&self.path) {
+        match ops::read_text(&self.path, FILE_LEN_MAX) {
             Ok(there) => there == text,
             Err(error) => text.is_empty() && error.kind() == io::ErrorKind::NotFound,
         }
@@ -399,6 +399,9 @@ fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
         Err(error) => Err(error),
     }
 }
+
+/// 256 lines with every setting, and 3 kB of comments on each.
+const FILE_LEN_MAX: u64 = 1024 * 1024;
 
 /// Longer than a busy machine leaves an editor between truncating a file and writing it.
 const SETTLE: Duration = Duration::from_millis(50);

@@ -8,10 +8,10 @@
 mod held;
 mod rivals;
 
-use std::{collections::VecDeque, fmt};
+use std::collections::VecDeque;
 
 use firstmile_shared::{
-    takeover::{ASK_AFTER_US, Arbiter, Incumbent, Look, SILENT_US, Verdict, Why},
+    takeover::{Arbiter, Incumbent, Look, Why},
     tunnel::control::Takeover,
 };
 
@@ -29,7 +29,7 @@ pub(super) struct Feeds {
     /// In the order in which they came.
     held: Vec<Held>,
     /// Publishers whose feeds were played to the end: what still comes of them is late.
-    gone: VecDeque<u32>,
+    gone: VecDeque<Gone>,
     past: Losses,
     policy: Takeover,
     arbiter: Arbiter,
@@ -56,6 +56,14 @@ struct Feed {
     pulse: Pulse,
     /// It was held: it begins when the one before has no more.
     waits: Option<Buffer>,
+}
+
+/// A publisher whose feed was played to its end.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    publisher: u32,
+    /// When its last unit came.
+    last_us: i64,
 }
 
 /// What became of a unit.
@@ -127,7 +135,7 @@ impl Feeds {
         if let Some(index) = self.held_index(publisher) {
             return self.hold(index, arrived, timing, now_us);
         }
-        if self.gone.contains(&publisher) {
+        if self.is_straggler(publisher, now_us) {
             return Taken::Refused;
         }
         if self.find(publisher).is_none() {
@@ -157,7 +165,7 @@ impl Feeds {
     /// A publisher is there; those before it at the same relay are not any more.
     pub(super) fn started(&mut self, info: FeedInfo, timing: Timing, now_us: i64) {
         let publisher = info.publisher;
-        self.gone.retain(|gone| *gone != publisher);
+        self.gone.retain(|gone| gone.publisher != publisher);
         for feed in &mut self.feeds {
             let is_same_relay = (feed.info.as_ref()).is_some_and(|old| old.relay == info.relay);
             if is_same_relay && feed.publisher != publisher {
@@ -343,6 +351,14 @@ impl Feeds {
             .find(|feed| feed.publisher == publisher)
     }
 
+    /// Whether a unit belongs to a feed that was played to its end. One that got the line again sends a keyframe first,
+    /// and that may be here before its relay's word.
+    fn is_straggler(&self, publisher: u32, now_us: i64) -> bool {
+        (self.gone.iter()).any(|gone| {
+            gone.publisher == publisher && now_us.saturating_sub(gone.last_us) < STRAGGLE_US
+        })
+    }
+
     fn remove_first(&mut self) {
         let Some(mut feed) = self.feeds.pop_front() else {
             return;
@@ -356,7 +372,10 @@ impl Feeds {
         if self.gone.len() == GONE_MAX {
             self.gone.pop_front();
         }
-        self.gone.push_back(feed.publisher);
+        self.gone.push_back(Gone {
+            publisher: feed.publisher,
+            last_us: feed.pulse.last_us,
+        });
     }
 }
 
@@ -425,6 +444,9 @@ const FEEDS_MAX: usize = 3;
 
 /// Relays besides the one that is played, and publishers whose word has not come yet.
 const HELD_MAX: usize = 3;
+
+/// Longer than a unit is underway that its relay had not given up.
+const STRAGGLE_US: i64 = 2_000_000;
 
 /// Stragglers of so many publishers are told from new ones.
 const GONE_MAX: usize = 16;

@@ -93,6 +93,8 @@ pub(super) struct Stats {
     pub(super) video_units: u64,
     pub(super) audio_units: u64,
     pub(super) last_arrival_us: Option<i64>,
+    /// Likewise, of video.
+    pub(super) last_video_us: Option<i64>,
     pub(super) encoder_lag_ms: Option<u32>,
     pub(super) bitrate_bps: Option<u64>,
     pub(super) video: Option<VideoFormat>,
@@ -246,6 +248,7 @@ impl Stats {
             video_units: 0,
             audio_units: 0,
             last_arrival_us: None,
+            last_video_us: None,
             encoder_lag_ms: None,
             bitrate_bps: None,
             video: None,

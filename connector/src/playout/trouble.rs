@@ -27,7 +27,7 @@ pub(super) enum Trouble<'a> {
     Undecodable { error: &'a str, waits: bool },
     /// Nothing can be decoded before it.
     Keyframe,
-    /// Not a single unit of video.
+    /// Units of sound come, and none of video.
     SoundOnly,
     /// Only just begun.
     OnItsWay,
@@ -53,6 +53,10 @@ impl<'a> Trouble<'a> {
             }
             Some(_) => {}
         }
+        // Before all that the decoder said of earlier pictures.
+        if (stats.last_video_us).is_none_or(|at_us| now_us - at_us >= facts.delay_us + FRESH_US) {
+            return Self::SoundOnly;
+        }
         // Nothing of the decoder once a picture came out.
         let at_work_us = (stats.decoding_since_us).map_or(0, |since_us| now_us - since_us);
         if at_work_us >= HANGS_US {
@@ -76,9 +80,6 @@ impl<'a> Trouble<'a> {
         }
         if stats.waits_for_keyframe {
             return Self::Keyframe;
-        }
-        if stats.video_units == 0 && stats.audio_units > 0 {
-            return Self::SoundOnly;
         }
         Self::OnItsWay
     }

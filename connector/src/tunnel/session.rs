@@ -13,15 +13,12 @@ use std::{
 use firstmile_shared::{
     clock, os, quic,
     secret::from_hex,
-    takeover::Why,
     token::JoinToken,
     tunnel::{
         VERSION,
         clock::{HEARTBEAT, Ping, Pong},
         close::Close,
-        control::{
-            FeedReport, FromConnector, FromRelay, IngestAddresses, LINES_MAX, LineDeclaration,
-        },
+        control::{FromConnector, FromRelay, IngestAddresses, LINES_MAX, LineDeclaration},
         unit::Unit,
     },
 };
@@ -35,18 +32,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Claims, Status,
-    colleague::{InviteAsk, Invited},
+    Status,
+    colleague::InviteAsk,
     control_stream::Control,
     dial::Dialed,
-    ended::{Ended, SILENCE_MAX, printable},
+    ended::{Ended, SILENCE_MAX},
     receiver::{LostUnit, Receiver},
     relay_clock::RelayClock,
 };
 use crate::{
-    events::{Event, Kind},
     lines::{LineSet, Lines},
-    playout::{ArrivedUnit, FeedInfo, Tally},
+    playout::{ArrivedUnit, FeedInfo},
 };
 
 /// Redeems a token on a fresh connection; the answer is the studio.

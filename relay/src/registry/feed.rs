@@ -11,17 +11,16 @@ use std::sync::Arc;
 
 use firstmile_shared::{
     media::{AccessUnit, MediaKind},
-    takeover::{self, Arbiter, Challenger, Look, Refusals, SILENT_US, Verdict, Why},
+    takeover::{self, Arbiter, Look, Refusals, Why},
     tls::Spki,
     tunnel::{
         control::{Claim, FeedReport, Takeover},
         unit::Unit,
     },
 };
-use tracing::{info, warn};
 
+use self::publisher::Timed;
 pub(super) use self::publisher::{Closing, Publisher};
-use self::publisher::{Timed, is_keyframe};
 use super::{Claims, Ending, FeedStart, Subscriber};
 use crate::{
     auth::LineRecord,

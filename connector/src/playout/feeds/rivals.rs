@@ -26,6 +26,8 @@ impl Feeds {
             return true;
         }
         self.wanted = Some(publisher);
+        // What comes from it now is new, and may be here before its relay's word.
+        self.gone.retain(|gone| gone.publisher != publisher);
         false
     }
 
@@ -174,7 +176,7 @@ impl Feeds {
         if self.feeds.len() >= FEEDS_MAX {
             self.remove_first();
         }
-        self.gone.retain(|gone| *gone != held.publisher);
+        self.gone.retain(|gone| gone.publisher != held.publisher);
         self.feeds.push_back(Feed::new(held));
     }
 }

@@ -341,3 +341,32 @@ fn both_relays_silent_at_once_is_the_studios_own_network() {
     let played = run(&mut feeds, &[2, 1], 125, 175);
     assert_eq!(sources(&played), "1");
 }
+
+/// The operator gives the line back to an encoder that had it before: its keyframe may be here before the word of it.
+#[test]
+fn a_publisher_that_gets_the_line_again_is_shown_from_its_first_keyframe() {
+    for is_taken_here in [false, true] {
+        let mut feeds = Feeds::default();
+        feeds.started(info(1), TIMING, 0);
+        feeds.push(arrived(1, 0, 0), TIMING, 0);
+        feeds.started(info(2), TIMING, 40_000);
+        feeds.push(arrived(2, 0, 40_000), TIMING, 40_000);
+        assert_eq!(play(&mut feeds, 400_000), "2:0");
+        assert_eq!(
+            feeds.push(arrived(1, 1, 400_000), TIMING, 400_000),
+            Taken::Refused,
+            "a straggler"
+        );
+        let mut now_us = 3_000_000;
+        if is_taken_here {
+            now_us = 500_000;
+            assert!(!feeds.take(1, now_us));
+        }
+        let mut keyframe = arrived(1, 9, now_us);
+        keyframe.unit.access_unit.keyframe = true;
+        assert_eq!(feeds.push(keyframe, TIMING, now_us), Taken::Held);
+        feeds.started(info(1), TIMING, now_us + 1);
+        feeds.push(arrived(1, 10, now_us + 40_000), TIMING, now_us + 40_000);
+        assert_eq!(play(&mut feeds, now_us + 340_000), "1:9 1:10");
+    }
+}

@@ -48,7 +48,7 @@ fn every_state_says_why_in_plain_words() {
     let shown = |stats: &mut Stats| stats.shown_us = Some(NOW_US - 5_000_000);
     let arriving = |stats: &mut Stats| {
         stats.last_arrival_us = Some(NOW_US - 10_000);
-        stats.video_units = 1;
+        stats.last_video_us = Some(NOW_US - 10_000);
     };
     let feed = feed();
     assert_eq!(
@@ -91,6 +91,16 @@ fn every_state_says_why_in_plain_words() {
             waiting,
             "waiting for the encoder's next keyframe".to_owned()
         )
+    );
+    let sound_only = |stats: &mut Stats| {
+        keyframe(stats);
+        stats.last_video_us = Some(NOW_US - 4_000_000);
+        stats.decoder_loss = Some("the decoder ended".to_owned());
+    };
+    assert_eq!(
+        told(Some(&feed), sound_only),
+        (waiting, "the encoder sends sound but no picture".to_owned()),
+        "also after an earlier feed with pictures"
     );
     let late = |stats: &mut Stats| {
         shown(stats);

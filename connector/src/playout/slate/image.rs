@@ -4,11 +4,12 @@
 //! error that says which, why and what to do; the neutral card takes its place.
 
 use std::{
-    fs::File,
     io::{self, Cursor, Read},
     panic::{self, AssertUnwindSafe},
+    path::Path,
 };
 
+use firstmile_shared::ops;
 use image::{DynamicImage, ImageFormat, ImageReader, Limits, RgbImage, imageops};
 
 use super::{Format, card};
@@ -62,10 +63,7 @@ pub(super) fn load(path: &str) -> Result<RgbImage, ImageError> {
         path: path.to_owned(),
         error,
     };
-    let file = File::open(path).map_err(read)?;
-    if !file.metadata().map_err(read)?.is_file() {
-        return Err(read(io::Error::other("it is not a file")));
-    }
+    let file = ops::open_regular(Path::new(path)).map_err(read)?;
     let mut bytes = Vec::new();
     file.take(FILE_LEN_MAX + 1)
         .read_to_end(&mut bytes)
@@ -326,6 +324,15 @@ mod tests {
         let folder = folder.path().to_str().unwrap();
         let error = load(folder).unwrap_err().to_string();
         assert!(error.contains("it is not a file"), "{error}");
+        #[cfg(unix)]
+        {
+            // With nobody at its other end.
+            let pipe = format!("{folder}/pipe.png");
+            let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+            assert!(made.unwrap().success());
+            let error = load(&pipe).unwrap_err().to_string();
+            assert!(error.contains("it is not a file"), "{error}");
+        }
         let error = load("/nowhere/card.png").unwrap_err().to_string();
         assert!(
             error.contains("/nowhere/card.png can't be read: No such file"),
