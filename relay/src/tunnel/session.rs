@@ -371,11 +371,14 @@ impl Losses {
 struct Declarations {
     directory: Directory,
     spki: Spki,
-    storing: Option<Pin<Box<dyn Future<Output = (Declared, Vec<LineDeclaration>)> + Send>>>,
+    storing: Option<Storing>,
     newest: Option<(u64, Vec<LineDeclaration>)>,
     /// When the next would be due at one a second; it may come [`DECLARE_BURST`] early.
     due: Option<Instant>,
 }
+
+/// A declaration on its way into the store, and what of it goes into force then.
+type Storing = Pin<Box<dyn Future<Output = (Declared, Vec<LineDeclaration>)> + Send>>;
 
 struct Declared {
     generation: u64,

@@ -91,12 +91,8 @@ impl Session<'_> {
             } => {
                 debug!(generation, "lines declared");
                 status.update(|snapshot| snapshot.declared = Some(generation));
-                let reason = refused
-                    .iter()
-                    .map(|line| line.message.as_str())
-                    .collect::<Vec<_>>()
-                    .join("; ");
-                remark(status, printable(&reason));
+                let refusals: Vec<_> = refused.into_iter().map(|line| line.message).collect();
+                remark(status, printable(&refusals.join("; ")));
             }
             FromRelay::Claims {
                 line,
@@ -105,7 +101,7 @@ impl Session<'_> {
                 frozen,
             } => {
                 let claims = Claims::new(held, refused, frozen);
-                self.claimed(line, claims, status);
+                self.claimed(line, &claims, status);
             }
             FromRelay::Draining {} => {
                 remark(
@@ -197,13 +193,13 @@ impl Session<'_> {
     }
 
     /// The relay says who else uses a line's key.
-    pub(super) fn claimed(&self, line: u32, claims: Claims, status: &Status) {
+    pub(super) fn claimed(&self, line: u32, claims: &Claims, status: &Status) {
         if self.lines.handle(line).is_none() {
             return;
         }
         let mut before = None;
         status.update(|snapshot| {
-            before = if claims == Claims::default() {
+            before = if *claims == Claims::default() {
                 snapshot.claims.remove(&line)
             } else {
                 snapshot.claims.insert(line, claims.clone())
