@@ -121,7 +121,7 @@ mod tests {
                     rtmps_port: rtmps,
                 },
                 declared: None,
-                claims: Default::default(),
+                claims: std::collections::BTreeMap::new(),
             };
             let addresses = of(&key, &[relay]);
             assert_eq!(addresses.server.as_deref(), Some(server));

@@ -127,7 +127,11 @@ pub struct RunFile {
 /// Opens a file for reading. A pipe would keep its reader waiting and a device never ends: they are errors.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     // Before it is opened: opening a pipe waits already.
-    if !std::fs::metadata(path)?.is_file() {
+    let kind = std::fs::metadata(path)?.file_type();
+    if kind.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !kind.is_file() {
         return Err(io::Error::other("it is not a file"));
     }
     File::open(path)

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     fs,
     process::{Child, Output},
     thread,
@@ -139,7 +140,7 @@ impl Kills {
         self.studio.program_mut().kill()?;
         let output = child.wait_with_output()?;
         self.studio.program_mut().restart()?;
-        self.check(change, &output)
+        self.check(&change, &output)
     }
 
     /// The command line itself, which works alone because no program runs.
@@ -154,7 +155,7 @@ impl Kills {
         child.kill()?;
         let output = child.wait_with_output()?;
         self.studio.program_mut().restart()?;
-        self.check(change, &output)
+        self.check(&change, &output)
     }
 
     /// While it makes a token, or while it redeems one.
@@ -245,7 +246,7 @@ impl Kills {
         let name = self.name("Hand");
         let file = self.studio.program().state().join("lines.toml");
         let mut text = fs::read_to_string(&file).unwrap_or_default();
-        text += &format!("\n[[line]] # typed\nname = \"{name}\"\ndelay = 250\n");
+        let _ = write!(text, "\n[[line]] # typed\nname = \"{name}\"\ndelay = 250\n");
         if self.random.below(2) == 0 {
             fs::write(&file, &text)?;
         } else {
@@ -271,10 +272,10 @@ impl Kills {
     }
 
     /// The program runs again: it knows what it acknowledged, and of `change` all or nothing.
-    fn check(&mut self, change: Change, output: &Output) -> anyhow::Result<()> {
+    fn check(&mut self, change: &Change, output: &Output) -> anyhow::Result<()> {
         let was_heard = output.status.success();
         if was_heard {
-            self.acknowledged(&change, output)?;
+            self.acknowledged(change, output)?;
         }
         // An edit by hand is taken over when the program sees it.
         let mut wanted = vec![self.lines.clone()];
@@ -357,7 +358,7 @@ pub fn seed() -> u64 {
     seed
 }
 
-/// SplitMix64.
+/// `SplitMix64`.
 #[derive(Clone, Debug)]
 struct Random(u64);
 

@@ -122,10 +122,10 @@ async fn after_a_bad_show_every_metric_of_faults_has_moved() -> anyhow::Result<(
         size: (640, 360),
         ..EncoderSettings::default()
     };
-    let mut slow = Encoder::start(show.folder(), "slow", &line.url, &small)?;
+    let mut behind = Encoder::start(show.folder(), "slow", &line.url, &small)?;
     studio.wait_line("Camera 1", "live")?;
     // Longer than the delay, and not so long that the relay would give the pictures up.
-    slow.pause(Duration::from_millis(400))?;
+    behind.pause(Duration::from_millis(400))?;
     wait_for("late pictures", PATIENCE, || {
         let line = studio.line("Camera 1")?;
         let is_late = line["video"]["late_total"] != 0;
@@ -142,7 +142,7 @@ async fn after_a_bad_show_every_metric_of_faults_has_moved() -> anyhow::Result<(
         let is_new = line["video"]["decoder_restarts_total"] != 0 && line["state"] == "live";
         Ok(if is_new { Ok(()) } else { Err(line) })
     })?;
-    drop(slow);
+    drop(behind);
     let mut encoder = second_encoder(rtmp, &line.key).await?;
     late_and_damaged(&mut encoder).await?;
     encoder.send_paced(feed(2_000, 0), Instant::now()).await?;

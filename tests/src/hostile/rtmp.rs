@@ -108,9 +108,9 @@ impl Attack {
                     // As long as nothing comes, it is still there.
                     let mut answer = [0; 64];
                     let wait = Duration::from_millis(100);
-                    match time::timeout(wait, socket.read(&mut answer)).await {
-                        Ok(Ok(0) | Err(_)) => return,
-                        Ok(Ok(_)) | Err(_) => {}
+                    if let Ok(Ok(0) | Err(_)) = time::timeout(wait, socket.read(&mut answer)).await
+                    {
+                        return;
                     }
                 },
                 Self::NeverReads => while socket.write_all(&bytes).await.is_ok() {},
