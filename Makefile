@@ -15,7 +15,7 @@ REQUIRED := FIRSTMILE_REQUIRE_NDI=1 FIRSTMILE_REQUIRE_FFMPEG=1 FIRSTMILE_PREBUIL
 # The slow tests: one target for each file tests/tests/slow_NAME.rs, of 15 minutes at most, that also runs alone.
 SLOW := $(patsubst tests/tests/slow_%.rs,test-slow-%,$(sort $(wildcard tests/tests/slow_*.rs)))
 
-.PHONY: help setup build release demo test test-slow $(SLOW) check bench bench-tunnel bench-decoder bench-slates
+.PHONY: help setup build release demo test test-slow $(SLOW) check bench bench-tunnel bench-decoder bench-slates fuzz
 
 help:
 	@echo 'make setup        packages, build, NDI runtime: all that needs a network (NDI_ACCEPT=1 accepts its licence)'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test         all tests but the slow ones'
 	@echo 'make test-slow    the slow ones; each alone: $(SLOW)'
 	@echo 'make check        format, lints, documentation, dependencies'
+	@echo 'make fuzz         what strangers can send, each target for SECONDS=60; TARGETS="chunk session" for some of them'
 	@echo 'make bench        all measurements; bench-tunnel: CPU and delay of the tunnel at 1, 4 and 50 feeds;'
 	@echo '                  bench-decoder: a decoder in a process of its own beside one in a thread;'
 	@echo '                  bench-slates: CPU of sources that have no picture'
@@ -55,6 +56,9 @@ check:
 	$(CARGO) clippy $(OFFLINE) --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(OFFLINE) --workspace --no-deps
 	CARGO='$(CARGO)' tests/scripts/check-dependencies.sh
+
+fuzz:
+	@CARGO='$(CARGO)' tests/scripts/fuzz.sh $(or $(SECONDS),60) $(TARGETS)
 
 bench: bench-tunnel bench-decoder bench-slates
 

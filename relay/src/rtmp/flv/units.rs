@@ -174,6 +174,10 @@ impl Units {
         };
         let config = Some(record.clone());
         let dts_ms = self.unroll(timestamp);
+        // Legal, and means silence; there is nothing to decode.
+        if data.is_empty() {
+            return Outcome::Nothing;
+        }
         Outcome::Unit(AccessUnit {
             codec: Codec::Aac,
             track: 0,
@@ -247,6 +251,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn an_empty_block_of_sound_is_silence_and_no_unit() {
+        let mut units = Units::default();
+        units.audio(0, 0, &tag(&[0xaf, 0], &[0x11, 0x90]));
+        assert_eq!(units.audio(0, 23, &tag(&[0xaf, 1], &[])), Outcome::Nothing);
+        let next = unit(units.audio(0, 46, &tag(&[0xaf, 1], &[0x21])));
+        assert_eq!(next.dts_us, 46_000);
+    }
 
     #[test]
     fn the_configuration_is_on_every_keyframe_and_on_all_sound() {
