@@ -24,9 +24,10 @@ use firstmile_shared::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tracing::warn;
 
 use crate::{
-    config::{Config, PROGRAM},
+    config::{Config, ENV_PREFIX, PROGRAM},
     control::{Answer, Control, Decided, Health, Imported, JoinedStudio, LineInfo, Request},
     decode,
     events::{Event, Events},
@@ -231,6 +232,9 @@ async fn command(cli: Cli) -> anyhow::Result<()> {
 
 async fn run(place: Place) -> anyhow::Result<()> {
     telemetry::init(&place.config.log);
+    for sentence in strays() {
+        warn!("{sentence}");
+    }
     let state = StateDir::lock(place.state_dir, PROGRAM)?;
     let connector = Connector::start(&place.config, state).await?;
     connector.run(program::stop_signal()).await
@@ -427,7 +431,7 @@ fn check_config(place: &Place) -> Result<(), Failure> {
         (line.settings.check_slate())
             .map_err(|error| Failure::config(format!("line {:?}: {error}", line.name)))?;
     }
-    for sentence in place.config.not_served() {
+    for sentence in place.config.not_served().into_iter().chain(strays()) {
         note(&format!("warning: {sentence}"));
     }
     print(&format!(
@@ -436,6 +440,10 @@ fn check_config(place: &Place) -> Result<(), Failure> {
         show::config(&place.config),
         lines.entries().len(),
     ))
+}
+
+fn strays() -> Vec<String> {
+    firstmile_shared::config::strays(ENV_PREFIX, std::env::vars_os())
 }
 
 /// Which installation is meant.

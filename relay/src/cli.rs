@@ -22,9 +22,10 @@ use firstmile_shared::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tracing::warn;
 
 use crate::{
-    config::{Config, PROGRAM, Span},
+    config::{Config, ENV_PREFIX, PROGRAM, Span},
     control::{Answer, Invited, Request, Revoked, Status, check_studio_name},
     server::{Parts, Relay},
 };
@@ -224,6 +225,9 @@ impl Place {
     async fn run(&self) -> anyhow::Result<()> {
         let config = self.load_config()?;
         telemetry::init(&config.log);
+        for sentence in strays() {
+            warn!("{sentence}");
+        }
         let state = StateDir::lock(self.locate()?, PROGRAM)?;
         // Asked for first, so that a signal during the start is heard too.
         let mut signal = std::pin::pin!(stop_signal());
@@ -237,7 +241,7 @@ impl Place {
 
     fn check_config(&self) -> Result<(), Failure> {
         let config = self.load_config()?;
-        for sentence in config.not_served() {
+        for sentence in config.not_served().into_iter().chain(strays()) {
             say(&format!("warning: {sentence}"));
         }
         print(&show::config(&config))?;
@@ -340,6 +344,10 @@ fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+fn strays() -> Vec<String> {
+    firstmile_shared::config::strays(ENV_PREFIX, std::env::vars_os())
 }
 
 /// To standard error: what a person should know and a script may throw away.

@@ -436,7 +436,12 @@ fn check_config_shows_what_is_in_force_and_what_is_not_served() {
     let mut place = Place::new();
     place.set("FIRSTMILE_RELAY__HTTPS__LISTEN", "[::]:443");
     place.set("FIRSTMILE_RELAY__TUNNEL__PUBLIC_ADDRESS", "[::1]");
+    place.set("FIRSTMILE_RELAY_LOG_LEVEL", "debug");
     let checked = place.ask(&["check-config"]);
+    assert!(
+        (checked.stderr).contains("FIRSTMILE_RELAY_LOG_LEVEL is no setting"),
+        "{checked:?}"
+    );
     assert!(
         checked
             .stderr
@@ -445,6 +450,7 @@ fn check_config_shows_what_is_in_force_and_what_is_not_served() {
     );
     let text = checked.ok();
     assert!(text.contains("tunnel.public_address = [\"::1\"]"), "{text}");
+    assert!(!text.contains("https") && !text.contains("rtmps"), "{text}");
 }
 
 #[test]

@@ -58,6 +58,45 @@ pub fn load<C: DeserializeOwned>(
         .map_err(|error| Failure::config(describe(error, env_prefix)))
 }
 
+/// Variables that look like settings and are none, for want of the second underscore: a sentence for each.
+///
+/// They do not stop a start: beside a Kubernetes service that is called like the program they are no one's mistake.
+pub fn strays(
+    env_prefix: &str,
+    all: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+) -> Vec<String> {
+    let stem = env_prefix.trim_end_matches('_');
+    let mut names: Vec<String> = all
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| {
+            let rest = name
+                .strip_prefix(stem)
+                .and_then(|rest| rest.strip_prefix('_'));
+            rest.is_some_and(|rest| !rest.starts_with('_') && !is_of_kubernetes(rest))
+        })
+        .collect();
+    names.sort_unstable();
+    (names.iter())
+        .map(|name| {
+            format!(
+                "the environment variable {name} is no setting and has no effect: two underscores follow {stem}, \
+                 and stand between the parts of a setting's name"
+            )
+        })
+        .collect()
+}
+
+/// `PORT`, `PORT_1935_TCP_ADDR`, `SERVICE_HOST`, `RTMP_SERVICE_PORT`: what a pod is told of services.
+fn is_of_kubernetes(rest: &str) -> bool {
+    let parts: Vec<&str> = rest.split('_').collect();
+    let is_service = (parts.windows(2)).any(|two| matches!(two, ["SERVICE", "HOST" | "PORT"]));
+    let is_port = parts.iter().enumerate().any(|(at, part)| {
+        let next = parts.get(at + 1);
+        *part == "PORT" && next.is_none_or(|next| next.parse::<u16>().is_ok())
+    });
+    is_service || is_port
+}
+
 /// Figment's own words for this name no remedy.
 fn readable(file: &Path, remedy: &str) -> Result<(), Failure> {
     match std::fs::read_to_string(file) {
@@ -350,6 +389,13 @@ impl FromStr for Listen {
         if text.eq_ignore_ascii_case("off") {
             return Ok(Self::Off);
         }
+        if text.starts_with(':') {
+            return Err(
+                "a listener is HOST:PORT, [V6]:PORT or off; the host is missing: [::] is every address of this machine, \
+                 127.0.0.1 this machine only"
+                    .to_owned(),
+            );
+        }
         let (host, port) = split_host_port(text)?;
         let port = port.ok_or("a listener is HOST:PORT, [V6]:PORT or off; the port is missing")?;
         Ok(Self::At { host, port })
@@ -389,6 +435,11 @@ pub fn join_host_port(host: &str, port: u16) -> String {
 /// Splits `HOST`, `HOST:PORT`, `[V6]`, `[V6]:PORT` or a bare `V6`; the host comes without brackets.
 pub fn split_host_port(text: &str) -> Result<(String, Option<u16>), String> {
     let text = text.trim();
+    if let Some((scheme, _)) = text.split_once("://") {
+        return Err(format!(
+            "this is HOST or HOST:PORT: leave {scheme}:// and the path away"
+        ));
+    }
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest
             .split_once(']')
@@ -626,7 +677,8 @@ mod tests {
             ("1935", Err("the port is missing")),
             ("host:99999", Err("not a number from 0 to 65535")),
             ("[::1:80", Err("closing ]")),
-            (":1935", Err("not a host name")),
+            (":1935", Err("the host is missing")),
+            ("rtmp://host:1", Err("leave rtmp:// and the path away")),
         ] {
             match (text.parse::<Listen>(), expected) {
                 (Ok(listen), Ok(expected)) => assert_eq!(listen, expected),
@@ -635,6 +687,34 @@ mod tests {
             }
         }
         assert_eq!(Listen::at("::", 1).to_string(), "[::]:1");
+    }
+
+    #[test]
+    fn a_setting_with_one_underscore_is_named_and_a_service_of_kubernetes_is_not() {
+        let names = [
+            "FM_TEST_DELAY",
+            "FM_TEST_TUNNEL__PUBLIC_ADDRESS",
+            "FM_TEST__DELAY",
+            "FM_TEST",
+            "FM_TESTER",
+            "FM_TEST_PORT",
+            "FM_TEST_PORT_1935_TCP_ADDR",
+            "FM_TEST_SERVICE_HOST",
+            "FM_TEST_RTMP_SERVICE_PORT_RTMP",
+        ];
+        let strays = strays(
+            "FM_TEST__",
+            names.iter().map(|name| (name.into(), "".into())),
+        );
+        assert_eq!(strays.len(), 2, "{strays:?}");
+        assert!(
+            strays[0].contains("FM_TEST_DELAY is no setting"),
+            "{strays:?}"
+        );
+        assert!(
+            strays[1].contains("FM_TEST_TUNNEL__PUBLIC_ADDRESS"),
+            "{strays:?}"
+        );
     }
 
     #[test]

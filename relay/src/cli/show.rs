@@ -147,7 +147,11 @@ pub(super) fn connectors(connectors: &[ConnectorStatus]) -> String {
 /// `check-config`: every key with the value in force.
 pub(super) fn config(config: &Config) -> String {
     let mut text = String::new();
-    if let Ok(value) = serde_json::to_value(config) {
+    if let Ok(mut value) = serde_json::to_value(config) {
+        // In force are only those that this version serves.
+        if let Value::Object(sections) = &mut value {
+            sections.retain(|name, _| !matches!(name.as_str(), "rtmps" | "https"));
+        }
         settings("", &value, &mut text);
     }
     text
