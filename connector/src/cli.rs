@@ -91,6 +91,7 @@ enum Command {
     #[command(subcommand)]
     Line(LineCommand),
     /// Show how relays and lines are doing
+    #[command(after_help = show::STATUS_COLUMNS)]
     Status {
         /// As JSON, for programs
         #[arg(long)]
@@ -147,6 +148,21 @@ enum LineCommand {
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<String>,
     },
+    /// Show every setting of a line with its value
+    Show {
+        /// The line
+        name: String,
+    },
+    /// Switch a line on again
+    On {
+        /// The line
+        name: String,
+    },
+    /// Switch a line off: no source and no encoder; its key and settings stay
+    Off {
+        /// The line
+        name: String,
+    },
     /// Take a line away, with its key and its source
     Remove {
         /// The line
@@ -158,7 +174,7 @@ enum LineCommand {
     Take {
         /// The line
         name: String,
-        /// Which encoder, if several wait: its number in `status --json`
+        /// Which encoder, if several wait: its number in `status`
         publisher: Option<u32>,
     },
     /// Send an encoder away that waits for a line
@@ -167,7 +183,7 @@ enum LineCommand {
     Refuse {
         /// The line
         name: String,
-        /// Which encoder, if several wait: its number in `status --json`
+        /// Which encoder, if several wait: its number in `status`
         publisher: Option<u32>,
     },
 }
@@ -272,7 +288,17 @@ async fn export(place: &Place, file: &Path) -> Result<(), Failure> {
 async fn join_from(place: &Place, file: &Path) -> Result<(), Failure> {
     let text = input::read_up_to(file, "the export", spare::FILE_LEN_MAX)?;
     let spare = Spare::parse(&text, file)?;
-    let imported: Imported = place.ask(Request::Import { spare }).await?;
+    let imported = place.ask(Request::Import { spare }).await;
+    let imported: Imported = imported.map_err(|failure| match failure.code {
+        ExitCode::Refused => Failure::new(
+            failure.code,
+            format!(
+                "{}; an export lets one machine in: write a new one on the machine that works",
+                failure.message
+            ),
+        ),
+        _ => failure,
+    })?;
     for joined in &imported.joined {
         note(&format!(
             "joined studio {:?} on relay {}",
@@ -332,12 +358,14 @@ async fn line(place: &Place, command: LineCommand) -> Result<(), Failure> {
         }
         LineCommand::Set { name, settings } => {
             let settings = input::settings(&settings)?;
-            let later: Vec<String> = (settings.iter().map(|(key, _)| key.clone()))
+            let keys: Vec<String> = settings.iter().map(|(key, _)| key.clone()).collect();
+            let later: Vec<String> = (keys.iter())
                 .filter(|key| !SERVED_KEYS.contains(&key.as_str()))
+                .cloned()
                 .collect();
             let request = Request::SetLine { name, settings };
             let info: LineInfo = place.ask(request).await?;
-            note(&format!("line {:?} is set", info.name));
+            note(&show::set(&info, &keys));
             if !later.is_empty() {
                 note(&format!(
                     "kept, without effect in this version: {}",
@@ -346,6 +374,9 @@ async fn line(place: &Place, command: LineCommand) -> Result<(), Failure> {
             }
             Ok(())
         }
+        LineCommand::Show { name } => print(&show::settings(&place.find(&name).await?)),
+        LineCommand::On { name } => switch(place, name, true).await,
+        LineCommand::Off { name } => switch(place, name, false).await,
         LineCommand::Remove { name } => {
             let info: LineInfo = place.ask(Request::RemoveLine { name }).await?;
             note(&format!("line {:?} is removed", info.name));
@@ -371,6 +402,13 @@ async fn line(place: &Place, command: LineCommand) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+async fn switch(place: &Place, name: String, enabled: bool) -> Result<(), Failure> {
+    let info: LineInfo = place.ask(Request::EnableLine { name, enabled }).await?;
+    let how = if info.enabled { "on" } else { "off" };
+    note(&format!("line {:?} is {how}", info.name));
+    Ok(())
 }
 
 /// The studio's own key, with a word about a weak or a visible one.

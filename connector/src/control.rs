@@ -154,6 +154,9 @@ pub struct LineInfo {
     pub enabled: bool,
     /// The delay in force, milliseconds.
     pub delay_ms: u32,
+    /// Every setting with its value, as `line set` takes them.
+    #[serde(default)]
+    pub settings: Vec<(String, String)>,
 }
 
 /// What joining led to.
@@ -278,6 +281,7 @@ impl Control {
             server: addresses.server,
             enabled: line.enabled,
             delay_ms: line.delay_ms,
+            settings: line.settings.all(),
         }
     }
 

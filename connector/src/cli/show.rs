@@ -1,10 +1,12 @@
 //! What a person reads: aligned columns, plain words, and nothing that could steer a terminal.
 
+use std::fmt::Write;
+
 use firstmile_shared::secret::Secret;
 use serde_json::Value;
 
 use crate::{
-    config::{Config, Isolation, OutputDefault},
+    config::{Config, Isolation, OutputDefault, PROGRAM},
     control::LineInfo,
     events::Event,
 };
@@ -33,6 +35,38 @@ pub(super) fn lines(infos: &[LineInfo]) -> String {
         table.row([&info.name, enabled, &format!("{} ms", info.delay_ms), url]);
     }
     table.finish()
+}
+
+/// One line's settings, as `line set` takes them.
+pub(super) fn settings(info: &LineInfo) -> String {
+    let mut text = String::new();
+    for (key, value) in &info.settings {
+        let _ = writeln!(text, "{key} = {}", printable(value));
+    }
+    text
+}
+
+/// What `line set` did: the values as they were understood, and what they can't do together.
+pub(super) fn set(info: &LineInfo, keys: &[String]) -> String {
+    let values: Vec<String> = (info.settings.iter())
+        .filter(|(key, _)| keys.contains(key))
+        .map(|(key, value)| format!("{key} = {}", printable(value)))
+        .collect();
+    let trim = (info.settings.iter()).find(|(key, _)| key == "audio_trim_ms");
+    let trim: i64 = trim.map_or(0, |(_, value)| value.parse().unwrap_or_default());
+    let warning = if trim < 0 && -trim >= i64::from(info.delay_ms) {
+        format!(
+            "\nwarning: audio_trim_ms = {trim} asks for sound before it has come: the delay is {} ms, make it longer",
+            info.delay_ms
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "line {:?} is set: {}{warning}",
+        info.name,
+        values.join(", ")
+    )
 }
 
 /// `check-config`: every setting that acts, with the value in force.
@@ -87,6 +121,14 @@ pub(super) fn status(status: &Value) -> String {
     let notices: String = list("notices").iter().map(notice).collect();
     notices + &relays(&list("relays")) + "\n" + &line_states(&list("lines"))
 }
+
+/// For `status --help`.
+pub(super) const STATUS_COLUMNS: &str = "\
+Columns:
+  LOST    packets that the network lost on the way from the relay
+  DELAY   how old a picture is when it is shown
+  LAG     what the encoder and its uplink hold back; above DELAY, pictures come too late
+  MISSED  pictures not shown since the start: late, left out, lost or damaged";
 
 /// What happened, the newest at the end.
 pub(super) fn events(events: &[Event]) -> String {
@@ -185,7 +227,40 @@ fn line_states(lines: &[Value]) -> String {
             line["reason"].as_str().unwrap_or_default(),
         ]);
     }
-    table.finish()
+    table.finish() + &lines.iter().map(decisions).collect::<String>()
+}
+
+/// Encoders on whose fate the operator decides, each with the command for it.
+fn decisions(line: &Value) -> String {
+    let rivals = |list: &str| line[list].as_array().cloned().unwrap_or_default();
+    let (held, refused) = (rivals("held"), rivals("refused"));
+    let name = printable(word(&line["name"])).replace('\n', " ");
+    let mut text = String::new();
+    let mut say = |rival: &Value, is: &str, command: &str, several: bool| {
+        let who = printable(&format!(
+            "{}, {}",
+            word(&rival["encoder"]),
+            word(&rival["peer"])
+        ));
+        let number = match rival["publisher"].as_u64() {
+            Some(number) if several => format!(" {number}"),
+            _ => String::new(),
+        };
+        let who = who.replace('\n', " ");
+        let _ = writeln!(
+            text,
+            "\n{name}: {who} {is}: {PROGRAM} line {command} \"{name}\"{number}"
+        );
+    };
+    for rival in &held {
+        say(rival, "waits", "take|refuse", held.len() > 1);
+    }
+    for rival in &refused {
+        // While one waits, the command without a number is about that one.
+        let several = refused.len() > 1 || !held.is_empty();
+        say(rival, "was refused; to let it try again", "take", several);
+    }
+    text
 }
 
 fn word(value: &Value) -> &str {
@@ -268,6 +343,51 @@ mod tests {
              Camera 1  live     600 ms   1920x1080 29.97  5.9 Mbit/s  80 ms  3\n\
              Drone     waiting  1500 ms  -                -           -      0       waiting for \u{fffd}[31mDJI\n"
         );
+    }
+
+    #[test]
+    fn whoever_waits_stands_with_the_command_that_decides() {
+        let rival = |publisher: u32| json!({"encoder": "Larix", "peer": "[2001:db8::1]:5000", "publisher": publisher});
+        let shown = |held: Value, refused: Value| {
+            decisions(&json!({"name": "Camera 1", "held": held, "refused": refused}))
+        };
+        assert_eq!(
+            shown(json!([rival(7)]), json!([])),
+            "\nCamera 1: Larix, [2001:db8::1]:5000 waits: firstmile-connector line take|refuse \"Camera 1\"\n"
+        );
+        let several = shown(json!([rival(7), rival(8)]), json!([rival(9)]));
+        for number in [
+            "take|refuse \"Camera 1\" 7",
+            "take|refuse \"Camera 1\" 8",
+            "line take \"Camera 1\" 9",
+        ] {
+            assert!(several.contains(&format!("{number}\n")), "{several}");
+        }
+        assert!(several.contains("was refused"), "{several}");
+        assert_eq!(shown(json!([]), json!([])), "");
+    }
+
+    #[test]
+    fn a_line_that_was_set_says_how_its_values_were_understood() {
+        let mut line = crate::lines::settings::Settings::default();
+        line.set("hold", "3").unwrap();
+        line.set("audio_trim_ms", "-700").unwrap();
+        let info = LineInfo {
+            id: 1,
+            name: "Camera 1".to_owned(),
+            key: Secret::new("k"),
+            urls: Vec::new(),
+            server: None,
+            enabled: true,
+            delay_ms: 600,
+            settings: line.all(),
+        };
+        assert_eq!(
+            set(&info, &["hold".to_owned()]),
+            "line \"Camera 1\" is set: hold = 3s\nwarning: audio_trim_ms = -700 asks for sound before it has come: the \
+             delay is 600 ms, make it longer"
+        );
+        assert!(settings(&info).contains("takeover = smart\n"));
     }
 
     #[test]

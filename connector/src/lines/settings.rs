@@ -121,6 +121,13 @@ impl Settings {
         }
     }
 
+    /// All [`KEYS`] with their values, in their order.
+    pub fn all(&self) -> Vec<(String, String)> {
+        (KEYS.into_iter())
+            .filter_map(|key| Some((key.to_owned(), self.get(key)?)))
+            .collect()
+    }
+
     /// The value of one of [`KEYS`] as text that [`Settings::set`] takes.
     pub fn get(&self, key: &str) -> Option<String> {
         Some(match key {
