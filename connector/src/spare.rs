@@ -37,17 +37,17 @@ impl Spare {
     /// Of these relays and lines.
     pub fn new(tokens: &[JoinToken], set: &LineSet) -> Result<Self, Failure> {
         let mut file = LinesFile::default();
-        for line in &set.lines {
-            let entry = Entry {
+        let entries: Vec<_> = (set.lines.iter())
+            .map(|line| Entry {
                 id: None,
                 name: line.name.clone(),
                 key: Some(line.key.clone()),
                 enabled: line.enabled,
                 settings: line.settings.clone(),
-            };
-            file.add(&entry)
-                .map_err(|error| Failure::config(format!("lines: {error}")))?;
-        }
+            })
+            .collect();
+        file.add(&entries)
+            .map_err(|error| Failure::config(format!("lines: {error}")))?;
         Ok(Self {
             version: VERSION,
             tokens: (tokens.iter())

@@ -12,10 +12,10 @@
 //! A person may add a `[[line]]` with a name only: the program fills in `id` and `key`. No I/O and no random
 //! source: the caller gives both.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use firstmile_shared::{
-    secret::{KeyError, StreamKey},
+    secret::{KeyError, KeyHash, StreamKey},
     tunnel::control::LINES_MAX,
 };
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TomlError, value};
@@ -183,12 +183,17 @@ impl LinesFile {
         &self.entries
     }
 
-    /// Appends a line.
-    pub fn add(&mut self, entry: &Entry) -> Result<(), FileError> {
+    /// Appends lines: all of them or none.
+    pub fn add<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = &'a Entry>,
+    ) -> Result<(), FileError> {
         self.change(|tables| {
-            let mut table = Table::new();
-            write_entry(&mut table, entry);
-            tables.push(table);
+            for entry in entries {
+                let mut table = Table::new();
+                write_entry(&mut table, entry);
+                tables.push(table);
+            }
         })
     }
 
@@ -197,16 +202,22 @@ impl LinesFile {
         self.change(|tables| drop(tables.remove(index)))
     }
 
-    /// Brings the line at `index` to `entry`; what is the same already is not touched.
-    pub fn replace(&mut self, index: usize, entry: &Entry) -> Result<(), FileError> {
+    /// Brings the line at each index to its entry, all of them or none; what is the same already is not touched.
+    pub fn replace<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = (usize, &'a Entry)>,
+    ) -> Result<(), FileError> {
         self.change(|tables| {
-            if let Some(table) = tables.get_mut(index) {
-                write_entry(table, entry);
+            for (index, entry) in entries {
+                if let Some(table) = tables.get_mut(index) {
+                    write_entry(table, entry);
+                }
             }
         })
     }
 
-    /// Changes a copy, reads it again as if a person had typed it, and keeps it only if it is right.
+    /// Changes a copy, reads it again as if a person had typed it, and keeps it only if it is right. That takes all of
+    /// the file's lines, so many changes come here together.
     fn change(&mut self, edit: impl FnOnce(&mut ArrayOfTables)) -> Result<(), FileError> {
         let mut next = self.clone();
         let item = (next.document.entry(LINE)).or_insert_with(|| ArrayOfTables::new().into());
@@ -221,6 +232,7 @@ impl LinesFile {
 
     fn read(&mut self) -> Result<(), FileError> {
         let mut entries: Vec<Entry> = Vec::new();
+        let mut taken = Taken::default();
         for (key, item) in self.document.as_table() {
             if key != LINE {
                 return Err(FileError::UnknownKey {
@@ -242,7 +254,7 @@ impl LinesFile {
             }
             for (n, table) in tables.iter().enumerate() {
                 let entry = read_entry(table)
-                    .and_then(|entry| check_against(&entry, &entries).map(|()| entry))
+                    .and_then(|entry| taken.take(&entry).map(|()| entry))
                     .map_err(|error| FileError::Line {
                         label: label(table, n),
                         error,
@@ -286,29 +298,32 @@ fn read_entry(table: &Table) -> Result<Entry, EntryError> {
     Ok(entry)
 }
 
-/// Names, keys and ids are each line's own.
-fn check_against(entry: &Entry, others: &[Entry]) -> Result<(), EntryError> {
-    for other in others {
-        if folded(&other.name) == folded(&entry.name) {
-            return Err(EntryError::Name(NameError::Taken {
-                other: other.name.clone(),
-            }));
+/// Names, keys and ids are each line's own: those that lines have already.
+#[derive(Default)]
+struct Taken {
+    ids: BTreeSet<u32>,
+    /// What makes names and keys the same, with the name of the line that has it.
+    names: BTreeMap<String, String>,
+    keys: BTreeMap<KeyHash, String>,
+}
+
+impl Taken {
+    fn take(&mut self, entry: &Entry) -> Result<(), EntryError> {
+        if let Some(other) = (self.names).insert(folded(&entry.name), entry.name.clone()) {
+            return Err(EntryError::Name(NameError::Taken { other }));
         }
-        if entry.id.is_some() && other.id == entry.id {
+        if entry.id.is_some_and(|id| !self.ids.insert(id)) {
             return Err(EntryError::Id);
         }
-        let same_key = match (&entry.key, &other.key) {
-            // As a relay compares them: without regard to case and dashes.
-            (Some(key), Some(other)) => key.hash(&[0; 32]) == other.hash(&[0; 32]),
-            _ => false,
-        };
-        if same_key {
-            return Err(EntryError::KeyTaken {
-                other: other.name.clone(),
-            });
+        // As a relay compares them: without regard to case and dashes.
+        let key = entry.key.as_ref().map(|key| key.hash(&[0; 32]));
+        if let Some(key) = key
+            && let Some(other) = self.keys.insert(key, entry.name.clone())
+        {
+            return Err(EntryError::KeyTaken { other });
         }
+        Ok(())
     }
-    Ok(())
 }
 
 fn write_entry(table: &mut Table, entry: &Entry) {
@@ -402,14 +417,13 @@ fn toml_message(error: &TomlError) -> String {
     format!("{what} ({place})")
 }
 
-/// Free numbers for lines that have none: above every number ever given.
-pub fn next_id(entries: &[Entry], above: u32) -> u32 {
-    let used: BTreeSet<u32> = entries.iter().filter_map(|entry| entry.id).collect();
-    used.last()
-        .copied()
-        .unwrap_or(0)
-        .max(above)
-        .saturating_add(1)
+/// A free number for a line that has none: above every number ever given. A person may have written the highest there
+/// is; then it is the lowest that no line has.
+pub fn next_id(used: &BTreeSet<u32>, above: u32) -> u32 {
+    let last = used.last().copied().unwrap_or(0).max(above);
+    last.checked_add(1)
+        .or_else(|| (1..=u32::MAX).find(|id| !used.contains(id)))
+        .unwrap_or(u32::MAX)
 }
 
 const LINE: &str = "line";

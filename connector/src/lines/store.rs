@@ -4,6 +4,7 @@
 //! owner locks it.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     thread,
@@ -165,25 +166,25 @@ impl Store {
 
     pub(super) fn add(&mut self, name: String, key: Option<StreamKey>) -> Result<Line, LinesError> {
         let mut file = self.file.clone();
-        let id = next_id(file.entries(), self.counters.last_id);
-        file.add(&Entry {
+        let id = next_id(&self.used_ids(&file), self.counters.last_id);
+        let entry = Entry {
             id: Some(id),
             name,
             key: Some(key.unwrap_or_else(new_key)),
             enabled: true,
             settings: Settings::default(),
-        })
-        .map_err(LinesError::Change)?;
+        };
+        file.add([&entry]).map_err(LinesError::Change)?;
         self.adopt(file)?;
         self.line(id)
     }
 
-    pub(super) fn add_all(&mut self, entries: Vec<Entry>) -> Result<(), LinesError> {
+    pub(super) fn add_all(&mut self, mut entries: Vec<Entry>) -> Result<(), LinesError> {
         let mut file = self.file.clone();
-        for entry in entries {
-            file.add(&Entry { id: None, ..entry })
-                .map_err(LinesError::Change)?;
+        for entry in &mut entries {
+            entry.id = None;
         }
+        file.add(&entries).map_err(LinesError::Change)?;
         // It gives them their ids.
         self.adopt(file)?;
         Ok(())
@@ -210,7 +211,8 @@ impl Store {
         {
             let mut entry = entry.clone();
             change(&mut entry);
-            file.replace(index, &entry).map_err(LinesError::Change)?;
+            file.replace([(index, &entry)])
+                .map_err(LinesError::Change)?;
         }
         self.adopt(file)?;
         self.line(id)
@@ -250,16 +252,16 @@ impl Store {
     /// Fills in what a person left out, writes what is new, and only then believes it.
     fn adopt(&mut self, mut file: LinesFile) -> Result<(), StoreError> {
         let mut counters = self.counters;
-        for index in 0..file.entries().len() {
-            let Some(entry) = file.entries().get(index).cloned() else {
-                continue;
-            };
-            let known = self.known(&file, &entry);
+        let mut used = self.used_ids(&file);
+        let mut completed = Vec::new();
+        for (index, entry) in file.entries().iter().enumerate() {
+            let known = self.known(&file, entry);
             let id = match (entry.id, known) {
                 (Some(id), _) => id,
                 (None, Some(line)) => line.id,
-                (None, None) => next_id(file.entries(), counters.last_id),
+                (None, None) => next_id(&used, counters.last_id),
             };
+            used.insert(id);
             counters.last_id = counters.last_id.max(id);
             if entry.id.is_some() && entry.key.is_some() {
                 continue;
@@ -268,12 +270,17 @@ impl Store {
                 .key
                 .clone()
                 .or_else(|| known.map(|line| line.key.clone()));
-            let complete = Entry {
-                id: Some(id),
-                key: Some(key.unwrap_or_else(new_key)),
-                ..entry
-            };
-            file.replace(index, &complete)
+            completed.push((
+                index,
+                Entry {
+                    id: Some(id),
+                    key: Some(key.unwrap_or_else(new_key)),
+                    ..entry.clone()
+                },
+            ));
+        }
+        if !completed.is_empty() {
+            file.replace(completed.iter().map(|(index, entry)| (*index, entry)))
                 .map_err(|error| self.wrong(error))?;
         }
         let lines = lines_of(&file, self.studio_delay);
@@ -294,6 +301,13 @@ impl Store {
             lines,
         };
         Ok(())
+    }
+
+    /// The ids of a file and of the lines that run: what a new line can't have.
+    fn used_ids(&self, file: &LinesFile) -> BTreeSet<u32> {
+        let in_file = file.entries().iter().filter_map(|entry| entry.id);
+        let running = self.set.lines.iter().map(|line| line.id);
+        in_file.chain(running).collect()
     }
 
     /// The running line that a hand-written one continues: the same id, else the same name if its id is free.

@@ -341,3 +341,40 @@ async fn running_lines_follow_the_file_and_end_with_the_program() {
     ended.unwrap();
     assert!(lines.handle(2).is_none());
 }
+
+#[test]
+fn a_file_full_of_names_is_completed_at_once_as_a_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |n| format!("[[line]]\nname = \"Camera {n}\"\n");
+    let text = (1..=256).map(line).collect::<Vec<_>>().concat();
+    fs::write(folder.path().join("lines.toml"), text).unwrap();
+    let started = std::time::Instant::now();
+    let lines = open(folder.path());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "it took {:?}, and no source is there before",
+        started.elapsed()
+    );
+    let names = names(&lines);
+    assert_eq!(names.len(), 256);
+    assert_eq!(names[255], (256, "Camera 256".into()));
+}
+
+#[test]
+fn a_person_who_writes_the_highest_number_can_still_add_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lines.toml");
+    fs::write(&file, "[[line]]\nid = 4294967295\nname = \"Crane\"\n").unwrap();
+    let lines = open(folder.path());
+    lines.add("Camera 1", None).unwrap();
+    lines.add("Camera 2", None).unwrap();
+    drop(lines);
+    let mut text = fs::read_to_string(&file).unwrap();
+    text.push_str("[[line]]\nname = \"Camera 3\"\n[[line]]\nname = \"Camera 4\"\n");
+    fs::write(&file, text).unwrap();
+    let ids: Vec<_> = names(&open(folder.path()))
+        .iter()
+        .map(|(id, _)| *id)
+        .collect();
+    assert_eq!(ids, [u32::MAX, 1, 2, 3, 4]);
+}

@@ -46,14 +46,14 @@ fn comments_and_order_survive_every_edit() {
     let mut phone = file.entries()[1].clone();
     phone.settings.set("delay", "safe").unwrap();
     phone.settings.set("record", "on").unwrap();
-    file.replace(1, &phone).unwrap();
-    file.add(&Entry {
+    file.replace([(1, &phone)]).unwrap();
+    file.add([&Entry {
         id: Some(5),
         name: "Drone".into(),
         key: Some(StreamKey::parse("another.key.9").unwrap()),
         enabled: false,
         settings: Settings::default(),
-    })
+    }])
     .unwrap();
     assert_eq!(
         file.to_string(),
@@ -92,7 +92,7 @@ fn a_setting_back_at_its_default_leaves_the_file() {
     let mut file = LinesFile::parse(TWO).unwrap();
     let mut phone = file.entries()[1].clone();
     phone.settings.set("delay", "studio").unwrap();
-    file.replace(1, &phone).unwrap();
+    file.replace([(1, &phone)]).unwrap();
     assert!(!file.to_string().contains("delay"), "{file}");
 }
 
@@ -101,6 +101,21 @@ fn a_person_may_write_a_name_only() {
     let file = LinesFile::parse("[[line]]\nname = 'Camera 9'\n").unwrap();
     let entry = &file.entries()[0];
     assert_eq!((entry.id, &entry.key, entry.enabled), (None, &None, true));
+}
+
+#[test]
+fn there_is_always_a_free_number() {
+    // (used, ever given, the next)
+    for (used, above, next) in [
+        (vec![], 0, 1),
+        (vec![3], 0, 4),
+        (vec![1, 3], 7, 8),
+        (vec![1, 2, u32::MAX], 0, 3),
+        (vec![2], u32::MAX, 1),
+    ] {
+        let ids = used.iter().copied().collect();
+        assert_eq!(next_id(&ids, above), next, "{used:?}, {above}");
+    }
 }
 
 #[test]
@@ -184,7 +199,7 @@ proptest! {
             for index in 0..file.entries().len() {
                 let mut entry = file.entries()[index].clone();
                 entry.settings.set("track", "3").unwrap();
-                file.replace(index, &entry).unwrap();
+                file.replace([(index, &entry)]).unwrap();
                 prop_assert_eq!(&file.entries()[index], &entry);
             }
             let again = LinesFile::parse(&file.to_string()).unwrap();
