@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{control::Control, metrics};
 
-/// Serves until `shutdown`; requests that are being answered then are finished.
+/// Serves until `shutdown`; requests that are being answered then are finished, if that takes no longer than a moment.
 pub async fn serve(
     listener: TcpListener,
     listen: &Listen,
@@ -54,10 +54,13 @@ pub async fn serve(
     let bound = listener.local_addr()?;
     let hosts = Hosts::new(listen, bound, &os::host_name());
     let sockets = Sockets::new(listener, CONNECTIONS_MAX)?;
-    axum::serve(sockets, router(control, hosts))
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await?;
-    Ok(())
+    let stragglers = sockets.end_stragglers(shutdown.clone());
+    let server = axum::serve(sockets, router(control, hosts))
+        .with_graceful_shutdown(shutdown.cancelled_owned());
+    tokio::select! {
+        ended = server.into_future() => Ok(ended?),
+        never = stragglers => match never {},
+    }
 }
 
 /// The address to open in a browser.

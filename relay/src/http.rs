@@ -33,7 +33,7 @@ use crate::{
     metrics::{Listener, Metrics},
 };
 
-/// Serves until `shutdown`; requests that are being answered then are finished.
+/// Serves until `shutdown`; requests that are being answered then are finished, if that takes no longer than a moment.
 pub async fn serve(
     listener: TcpListener,
     listen: Listen,
@@ -44,10 +44,13 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let hosts = Hosts::new(&listen, listener.local_addr()?, "");
     let sockets = Sockets::new(listener, connections_max)?;
-    axum::serve(sockets, router(control, metrics, hosts))
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await?;
-    Ok(())
+    let stragglers = sockets.end_stragglers(shutdown.clone());
+    let server = axum::serve(sockets, router(control, metrics, hosts))
+        .with_graceful_shutdown(shutdown.cancelled_owned());
+    tokio::select! {
+        ended = server.into_future() => Ok(ended?),
+        never = stragglers => match never {},
+    }
 }
 
 #[derive(Clone, Debug)]

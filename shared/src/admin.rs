@@ -21,7 +21,8 @@ pub fn bind(state_dir: &Path) -> io::Result<ControlListener> {
     os::bind_control(&state_dir.join(SOCKET))
 }
 
-/// Answers requests until `shutdown`; what is being answered then is finished first.
+/// Answers requests until `shutdown`; what is being answered then is finished first, if that takes no longer than
+/// [`LAST_ANSWERS`].
 pub async fn serve<Request, Response, Handler, Answer>(
     listener: ControlListener,
     shutdown: CancellationToken,
@@ -40,9 +41,10 @@ pub async fn serve<Request, Response, Handler, Answer>(
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok((stream, _)) => {
-                    let handler = handler.clone();
+                    let (handler, shutdown) = (handler.clone(), shutdown.clone());
                     connections.spawn(async move {
-                        match time::timeout(ANSWER_TIMEOUT, answer(stream, handler)).await {
+                        let answer = answer(stream, shutdown, handler);
+                        match time::timeout(ANSWER_TIMEOUT, answer).await {
                             Ok(Ok(())) => {}
                             Ok(Err(error)) => debug!(%error, "local control connection"),
                             Err(_) => warn!("a local control request took too long"),
@@ -56,11 +58,16 @@ pub async fn serve<Request, Response, Handler, Answer>(
             },
         }
     }
-    while connections.join_next().await.is_some() {}
+    let last = async { while connections.join_next().await.is_some() {} };
+    if time::timeout(LAST_ANSWERS, last).await.is_err() {
+        // They do not read what they asked for.
+        connections.shutdown().await;
+    }
 }
 
 async fn answer<Request, Response, Handler, Answer>(
     stream: ControlStream,
+    shutdown: CancellationToken,
     handler: Handler,
 ) -> io::Result<()>
 where
@@ -73,8 +80,13 @@ where
         return Err(io::Error::other("another user's process asked"));
     }
     let mut stream = BufReader::new(stream);
-    let request = read_line(&mut stream).await?;
-    let request = serde_json::from_slice(&request).map_err(io::Error::other)?;
+    // A command line asks as soon as it is connected. Who does not must not take a place from those who do, nor keep
+    // the program from ending.
+    let request = time::timeout(REQUEST_TIMEOUT, read_line(&mut stream));
+    let Some(request) = shutdown.run_until_cancelled(request).await else {
+        return Ok(());
+    };
+    let request = serde_json::from_slice(&request??).map_err(io::Error::other)?;
     let mut response = serde_json::to_vec(&handler(request).await).map_err(io::Error::other)?;
     response.push(b'\n');
     stream.get_mut().write_all(&response).await?;
@@ -147,6 +159,10 @@ const SOCKET: &str = "control.sock";
 const CONNECTIONS_MAX: usize = 16;
 /// A join waits for the network: dialling, enrolling and storing take this long at most.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A busy machine included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// A change takes milliseconds, and the program has five seconds to end.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// `publishers --json` of a thousand encoders stays under 1 MiB.
 const LINE_LEN_MAX: u64 = 4 * 1024 * 1024;
@@ -181,5 +197,37 @@ mod tests {
             };
             tokio::join!(server, client);
         }
+    }
+
+    #[tokio::test]
+    async fn who_connects_and_does_not_ask_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let shutdown = CancellationToken::new();
+        let listener = bind(path).unwrap();
+        let server = serve(listener, shutdown.clone(), |n: u32| async move {
+            vec![n; 1 << 20]
+        });
+        let clients = async {
+            let mut idle = Vec::new();
+            for _ in 0..CONNECTIONS_MAX {
+                let mut stream = os::connect_control(&path.join(SOCKET)).await.unwrap();
+                stream.write_all(b"4").await.unwrap();
+                idle.push(stream);
+            }
+            let answer = time::timeout(REQUEST_TIMEOUT * 2, request::<_, Vec<u32>>(path, &7u32));
+            assert_eq!(answer.await.unwrap().unwrap()[0], 7);
+            // One that asks and does not read, and one that has not asked.
+            let mut deaf = os::connect_control(&path.join(SOCKET)).await.unwrap();
+            deaf.write_all(b"7\n").await.unwrap();
+            deaf.readable().await.unwrap();
+            idle.push(deaf);
+            idle.push(os::connect_control(&path.join(SOCKET)).await.unwrap());
+            shutdown.cancel();
+            idle
+        };
+        let both = async { tokio::join!(server, clients) };
+        let longest = REQUEST_TIMEOUT * 2 + LAST_ANSWERS * 2;
+        time::timeout(longest, both).await.unwrap();
     }
 }

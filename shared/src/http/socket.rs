@@ -5,7 +5,8 @@
 
 use std::{
     collections::HashMap,
-    future::Future,
+    convert::Infallible,
+    future::{self, Future},
     io,
     net::SocketAddr,
     pin::Pin,
@@ -56,6 +57,12 @@ impl Guests {
             guest.must_go.cancel();
         }
     }
+
+    fn all_must_go(&self) {
+        for guest in self.table().values() {
+            guest.must_go.cancel();
+        }
+    }
 }
 
 impl Sockets {
@@ -67,6 +74,21 @@ impl Sockets {
             permits: Arc::new(Semaphore::new(connections_max)),
             guests: Arc::default(),
         })
+    }
+
+    /// Sends away who has not been answered [`LAST_ANSWERS`] after `shutdown`: half a request, or an answer that nobody
+    /// reads, must not keep the program from ending. Run it beside the server, whose own end is the last guest's.
+    pub fn end_stragglers(
+        &self,
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = Infallible> + use<> {
+        let guests = self.guests.clone();
+        async move {
+            shutdown.cancelled().await;
+            time::sleep(LAST_ANSWERS).await;
+            guests.all_must_go();
+            future::pending().await
+        }
     }
 
     /// Waits until a newcomer may come in.
@@ -210,6 +232,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// What a newcomer gets at least before it may have to make room: time to ask and to be answered.
 const IDLE_MIN: Duration = Duration::from_secs(1);
 
+/// An answer takes milliseconds, and the program has five seconds to end.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
@@ -277,5 +302,37 @@ mod tests {
             assert!(answers(&mut comes_and_goes).await);
         }
         assert!(answers(&mut stays).await);
+    }
+
+    #[tokio::test]
+    async fn half_a_request_does_not_keep_the_program_from_ending() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let sockets = Sockets::new(listener, 2).unwrap();
+        let shutdown = CancellationToken::new();
+        let stragglers = sockets.end_stragglers(shutdown.clone());
+        let router = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+        let server = axum::serve(sockets, router)
+            .with_graceful_shutdown(shutdown.clone().cancelled_owned())
+            .into_future();
+        let guest = async {
+            let mut half = TcpStream::connect(address).await.unwrap();
+            half.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+            let mut whole = TcpStream::connect(address).await.unwrap();
+            (whole.write_all(b"GET / HTTP/1.0\r\n\r\n").await).unwrap();
+            let mut answer = String::new();
+            whole.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.ends_with("hello"), "{answer}");
+            shutdown.cancel();
+            half
+        };
+        let ended = async {
+            tokio::select! {
+                ended = server => ended.unwrap(),
+                never = stragglers => match never {},
+            }
+        };
+        let both = async { tokio::join!(guest, ended) };
+        time::timeout(LAST_ANSWERS * 2, both).await.unwrap();
     }
 }
