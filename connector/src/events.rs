@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use firstmile_shared::{clock, date, os};
+use firstmile_shared::{clock, date, os, text};
 use serde::{Deserialize, Serialize};
 use tokio::{task, time};
 use tokio_util::sync::CancellationToken;
@@ -254,7 +254,7 @@ fn read(path: &Path) -> Vec<Event> {
 /// Names of encoders come from strangers.
 fn printable(text: &str) -> String {
     (text.chars())
-        .filter(|c| !c.is_control())
+        .filter(|c| !text::is_deceptive(*c))
         .take(TEXT_CHARS_MAX)
         .collect()
 }

@@ -1,6 +1,6 @@
 //! What the relay and the connector must agree on, or would otherwise write twice.
 //!
-//! Pure parts ([`media`], [`tunnel`], [`token`], [`secret`], [`backoff`]) name no sockets, clocks or threads.
+//! Pure parts ([`media`], [`tunnel`], [`token`], [`secret`], [`text`], [`backoff`]) name no sockets, clocks or threads.
 //! The rest is the thin shell both programs stand on: TLS identity, QUIC transport settings, configuration,
 //! supervision, local control and logging.
 
@@ -20,6 +20,7 @@ pub mod secret;
 pub mod supervisor;
 pub mod takeover;
 pub mod telemetry;
+pub mod text;
 pub mod tls;
 pub mod token;
 pub mod tunnel;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use firstmile_shared::secret::Secret;
+use firstmile_shared::{secret::Secret, text};
 use serde_json::Value;
 
 use crate::{
@@ -275,7 +275,7 @@ fn trimmed(number: f64) -> String {
 
 /// Names of encoders come from strangers: an escape sequence in one must not reach the terminal.
 fn printable(text: &str) -> String {
-    let is_bad = |c: char| c.is_control() && c != '\n';
+    let is_bad = |c: char| text::is_deceptive(c) && c != '\n';
     text.replace(is_bad, "\u{fffd}")
 }
 

@@ -16,11 +16,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use firstmile_shared::{
     secret::{KeyError, KeyHash, StreamKey},
+    text,
     tunnel::control::LINES_MAX,
 };
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, TomlError, value};
 
 use super::settings::{KEYS, SettingError, Settings};
+
+/// 256 lines with every setting, and 3 kB of comments on each.
+pub const FILE_LEN_MAX: u64 = 1024 * 1024;
 
 /// Most characters of a line's name.
 pub const NAME_LEN_MAX: usize = 64;
@@ -111,7 +115,7 @@ pub enum EntryError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
-    /// Nothing is left without the white space around it.
+    /// Nothing that can be seen is left without the white space around it.
     #[error("a line's name must not be empty")]
     Empty,
     /// Longer than [`NAME_LEN_MAX`].
@@ -120,7 +124,7 @@ pub enum NameError {
         /// Characters given.
         len: usize,
     },
-    /// Line breaks, tabs, escape sequences and marks that turn the writing direction.
+    /// Line breaks, tabs, escape sequences, marks that turn the writing direction, and what hides.
     #[error(
         "a line's name must not contain control characters; there is one at position {position}"
     )]
@@ -136,16 +140,16 @@ pub enum NameError {
     },
 }
 
-/// A name as it is stored: without the white space around it, 1 to 64 characters, no controls.
+/// A name as it is stored: without the white space around it, 1 to 64 characters, no controls, something to see.
 pub fn check_name(name: &str) -> Result<String, NameError> {
     let name = name.trim();
-    if let Some(position) = name.chars().position(is_control) {
+    if let Some(position) = name.chars().position(text::is_deceptive) {
         return Err(NameError::Control {
             position: position + 1,
         });
     }
     match name.chars().count() {
-        0 => Err(NameError::Empty),
+        _ if !text::is_visible(name) => Err(NameError::Empty),
         len if len > NAME_LEN_MAX => Err(NameError::TooLong { len }),
         _ => Ok(name.to_owned()),
     }
@@ -402,11 +406,6 @@ fn label(table: &Table, index: usize) -> String {
     )
 }
 
-/// Controls, and the invisible marks that reorder text on a screen.
-fn is_control(c: char) -> bool {
-    c.is_control() || BIDI_MARKS.contains(&c) || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}')
-}
-
 /// The parser's message is for a terminal: several lines, with the offending one shown. That one may hold a key, so
 /// only the place and what is wrong are kept.
 fn toml_message(error: &TomlError) -> String {
@@ -427,12 +426,6 @@ pub fn next_id(used: &BTreeSet<u32>, above: u32) -> u32 {
 }
 
 const LINE: &str = "line";
-
-/// Unicode's embeddings, overrides and isolates.
-const BIDI_MARKS: [char; 11] = [
-    '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}',
-    '\u{2067}', '\u{2068}', '\u{2069}',
-];
 
 #[cfg(test)]
 mod tests;

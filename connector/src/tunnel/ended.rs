@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use firstmile_shared::tunnel::{close::Close, control::ControlError};
+use firstmile_shared::{
+    text,
+    tunnel::{close::Close, control::ControlError},
+};
 use quinn::{ConnectionError, ReadError, WriteError};
 
 use super::is_final;
@@ -119,7 +122,7 @@ fn lost(error: &ConnectionError) -> String {
 /// What the relay says, fit for a terminal, a log and a page: a relay may be hostile.
 pub(super) fn printable(text: &str) -> String {
     text.chars()
-        .filter(|c| !c.is_control())
+        .filter(|c| !text::is_deceptive(*c))
         .take(MESSAGE_CHARS_MAX)
         .collect()
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use firstmile_shared::{
     secret::KeyHash,
+    text,
     tunnel::control::{LINES_MAX, LineDeclaration, RefusedLine},
 };
 
@@ -34,10 +35,10 @@ pub(super) fn check(declared: Vec<LineDeclaration>) -> (Vec<Line>, Vec<RefusedLi
     (kept, refused)
 }
 
-/// A text from the wire as it may be kept: no controls, not longer than a list can show.
+/// A text from the wire as it may be kept: no controls, nothing that deceives, not longer than a list can show.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
-        .filter(|c| !c.is_control())
+        .filter(|c| !text::is_deceptive(*c))
         .take(NAME_LEN_MAX)
         .collect()
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use firstmile_shared::{
+    text,
     tls::Spki,
     tunnel::{
         close::Close,
@@ -496,7 +497,10 @@ impl Invitations {
 
 /// What a stranger calls itself, made fit for a log and a list.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(64).collect()
+    text.chars()
+        .filter(|c| !text::is_deceptive(*c))
+        .take(64)
+        .collect()
 }
 
 async fn wait(until: Option<Duration>) {

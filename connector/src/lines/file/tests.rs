@@ -184,6 +184,8 @@ fn names_are_checked_as_they_will_be_shown() {
         ("", Err(NameError::Empty)),
         ("a\u{1b}[31m", Err(NameError::Control { position: 2 })),
         ("a\u{202e}b", Err(NameError::Control { position: 2 })),
+        ("Camera 1\u{200b}", Err(NameError::Control { position: 9 })),
+        ("\u{fe0f}", Err(NameError::Empty)),
         (long.as_str(), Err(NameError::TooLong { len: 65 })),
     ] {
         assert_eq!(check_name(name), checked.map(str::to_owned), "{name:?}");

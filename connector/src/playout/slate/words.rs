@@ -1,5 +1,7 @@
 //! What a rehearsal's card says besides the line's name. Pure.
 
+use firstmile_shared::text;
+
 /// Two sentences for the people in the rehearsal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::playout) struct Words {
@@ -13,7 +15,7 @@ impl Words {
     /// Fit for a card: parts of them come from a relay, which may be hostile.
     pub(super) fn bounded(&self) -> Self {
         let bound = |text: &str| {
-            let mut text: String = text.chars().filter(|c| !c.is_control()).collect();
+            let mut text: String = text.chars().filter(|c| !text::is_deceptive(*c)).collect();
             if let Some((end, _)) = text.char_indices().nth(CHARS_MAX) {
                 text.truncate(end);
                 text.push('…');

@@ -4,7 +4,7 @@
 //! wait for `onFCPublish` with a transaction number; an unknown command is no reason to close; a stream may be
 //! ended by any of three commands or by none.
 
-use firstmile_shared::secret::Secret;
+use firstmile_shared::{secret::Secret, text};
 
 use super::{
     Connected, Event, LIMITS_UNAUTHENTICATED, PublishRequested, Session, SessionError, Stage,
@@ -224,7 +224,7 @@ fn encoder_name(text: &str) -> String {
         .unwrap_or(text);
     inner
         .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if text::is_deceptive(c) { ' ' } else { c })
         .take(ENCODER_NAME_LEN_MAX)
         .collect()
 }
