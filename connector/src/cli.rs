@@ -18,7 +18,7 @@ use clap_complete::Shell;
 use firstmile_shared::{
     admin::{self, AdminError},
     exit::{self, ExitCode, Failure},
-    ops::StateDir,
+    ops::{self, StateDir},
     secret::{Secret, StreamKey},
     telemetry,
 };
@@ -33,7 +33,7 @@ use crate::{
     events::{Event, Events},
     lines::{
         Lines,
-        file::{LinesFile, folded},
+        file::{FILE_LEN_MAX, LinesFile, folded},
         settings::{self, SERVED_KEYS},
     },
     program::{self, Connector},
@@ -457,7 +457,7 @@ async fn events(place: &Place, json: bool) -> Result<(), Failure> {
 
 fn check_config(place: &Place) -> Result<(), Failure> {
     let path = place.state_dir.join("lines.toml");
-    let text = match std::fs::read_to_string(&path) {
+    let text = match ops::read_text(&path, FILE_LEN_MAX) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(Failure::io(path.display(), &error)),

@@ -7,6 +7,8 @@
 
 use std::{
     fmt,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -37,18 +39,12 @@ pub fn load<C: DeserializeOwned>(
     let mut figment = Figment::new();
     match file {
         Some(file) => {
-            readable(
-                file,
-                "from --config: correct the path, or let this user read it",
-            )?;
-            figment = figment.merge(Toml::file_exact(file));
+            let remedy = "from --config: correct the path, or let this user read it";
+            figment = figment.merge(TomlFile::read(file, remedy)?);
         }
         None if default_file.exists() => {
-            readable(
-                default_file,
-                "let this user read it, or give another by --config",
-            )?;
-            figment = figment.merge(Toml::file_exact(default_file));
+            let remedy = "let this user read it, or give another by --config";
+            figment = figment.merge(TomlFile::read(default_file, remedy)?);
         }
         None => {}
     }
@@ -97,14 +93,43 @@ fn is_of_kubernetes(rest: &str) -> bool {
     is_service || is_port
 }
 
-/// Figment's own words for this name no remedy.
-fn readable(file: &Path, remedy: &str) -> Result<(), Failure> {
-    match std::fs::read_to_string(file) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Failure::config(format!(
-            "configuration file {}: {error} ({remedy})",
-            file.display()
-        ))),
+/// A file that was read once, as a whole: a pipe (`--config <(…)`) can't be read again, a device never ends.
+#[derive(Debug)]
+struct TomlFile {
+    path: PathBuf,
+    text: String,
+}
+
+impl TomlFile {
+    /// Figment's own words for a file that can't be read name no remedy.
+    fn read(path: &Path, remedy: &str) -> Result<Self, Failure> {
+        let fail = |what: &dyn fmt::Display| {
+            Failure::config(format!(
+                "configuration file {}: {what} ({remedy})",
+                path.display()
+            ))
+        };
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|file| file.take(FILE_LEN_MAX + 1).read_to_string(&mut text))
+            .map_err(|error| fail(&error))?;
+        if text.len() as u64 > FILE_LEN_MAX {
+            return Err(fail(&format_args!("it has more than {FILE_LEN_MAX} bytes")));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            text,
+        })
+    }
+}
+
+impl Provider for TomlFile {
+    fn metadata(&self) -> Metadata {
+        Metadata::from("TOML file", self.path.as_path())
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        Toml::string(&self.text).data()
     }
 }
 
@@ -556,6 +581,9 @@ pub fn default_file(program: &str) -> PathBuf {
     crate::os::config_dir().join(format!("{program}.toml"))
 }
 
+/// Every setting with a page of comments on it.
+const FILE_LEN_MAX: u64 = 1024 * 1024;
+
 #[cfg(test)]
 mod tests {
     use figment::Jail;
@@ -655,6 +683,26 @@ mod tests {
             );
             Ok(())
         });
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_is_read_once_and_a_device_is_not_waited_for() {
+        let load = |file: &Path| {
+            load::<Config>(Some(file), Path::new("nonexistent.toml"), "FM_TEST__")
+                .map_err(|e| e.message)
+        };
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, b"[tunnel]\nlimit = 8\n").unwrap();
+        drop(writer);
+        let path = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        assert_eq!(load(Path::new(&path)).unwrap().tunnel.limit, 8);
+
+        let error = load(Path::new("/dev/zero")).unwrap_err();
+        assert!(
+            error.contains("/dev/zero: it has more than 1048576 bytes"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Line, LineSet, LinesError,
-    file::{Entry, FileError, LinesFile, folded, next_id},
+    file::{Entry, FILE_LEN_MAX, FileError, LinesFile, folded, next_id},
     settings::{Delay, Settings},
 };
 
@@ -413,9 +413,6 @@ fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
         Err(error) => Err(error),
     }
 }
-
-/// 256 lines with every setting, and 3 kB of comments on each.
-const FILE_LEN_MAX: u64 = 1024 * 1024;
 
 /// Longer than a busy machine leaves an editor between truncating a file and writing it.
 const SETTLE: Duration = Duration::from_millis(50);
