@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{playout::LineSnapshot, tunnel::RelaySnapshot};
+use crate::{
+    playout::LineSnapshot,
+    tunnel::{RelaySnapshot, RelayState},
+};
 
 /// The whole program at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -85,4 +88,70 @@ pub enum Severity {
     Error,
     /// Something works less well than it could.
     Warning,
+}
+
+/// Why no encoder can be heard of, whatever it does; `None` while a relay is connected.
+pub(crate) fn out_of_reach(relays: &[RelaySnapshot]) -> Option<String> {
+    if (relays.iter()).any(|relay| relay.state == RelayState::Connected) {
+        return None;
+    }
+    let Some(relay) = relays.first() else {
+        return Some(
+            "no relay was joined yet: paste the join token of `firstmile-relay invite STUDIO`"
+                .to_owned(),
+        );
+    };
+    let address = &relay.address;
+    Some(match (&relay.reason, relay.state) {
+        (Some(reason), _) => format!("no relay is connected: {address}: {reason}"),
+        (None, RelayState::Refused) => {
+            format!("no relay is connected: {address} does not take this connector")
+        }
+        (None, _) => format!("no relay is connected: {address} is being dialled"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use firstmile_shared::tunnel::control::IngestAddresses;
+
+    use super::*;
+
+    #[test]
+    fn an_encoder_is_not_blamed_while_no_relay_is_connected() {
+        let relay = |state, reason: Option<&str>| RelaySnapshot {
+            address: "relay.example:4433".to_owned(),
+            state,
+            reason: reason.map(str::to_owned),
+            transport: "quic",
+            rtt_ms: None,
+            lost_percent: None,
+            studio: None,
+            ingest: IngestAddresses::default(),
+            declared: None,
+            claims: std::collections::BTreeMap::new(),
+        };
+        let away = || relay(RelayState::Dialing, Some("no answer"));
+        for (relays, part) in [
+            (vec![], Some("no relay was joined yet")),
+            (vec![away()], Some("relay.example:4433: no answer")),
+            (
+                vec![relay(RelayState::Dialing, None)],
+                Some("is being dialled"),
+            ),
+            (
+                vec![relay(RelayState::Refused, None)],
+                Some("does not take"),
+            ),
+            (vec![away(), relay(RelayState::Connected, None)], None),
+        ] {
+            let reason = out_of_reach(&relays);
+            assert_eq!(reason.is_some(), part.is_some(), "{reason:?}");
+            assert!(
+                reason
+                    .unwrap_or_default()
+                    .contains(part.unwrap_or_default())
+            );
+        }
+    }
 }

@@ -9,8 +9,8 @@ use firstmile_shared::{
 
 use super::{Control, Decided};
 use crate::{
-    playout::LineSnapshot,
-    status::{LineStatus, Rival},
+    playout::{LineSnapshot, LineState},
+    status::{LineStatus, Rival, out_of_reach},
     tunnel::RelaySnapshot,
 };
 
@@ -21,6 +21,11 @@ impl Control {
         mut snapshot: LineSnapshot,
         relays: &[RelaySnapshot],
     ) -> LineStatus {
+        if snapshot.state == LineState::Waiting
+            && let Some(reason) = out_of_reach(relays)
+        {
+            snapshot.reason = Some(reason);
+        }
         let (held, mut frozen) = self.held_here(id);
         let mut held = held;
         let mut refused = Vec::new();
@@ -43,6 +48,16 @@ impl Control {
             snapshot.reason = Some(match snapshot.reason.take() {
                 Some(reason) => format!("{reason}; {question}"),
                 None => question,
+            });
+        }
+        // Somebody who is held is the one to decide about.
+        if snapshot.state == LineState::Slate
+            && held.is_empty()
+            && let Some(remark) = shut_out(&refused)
+        {
+            snapshot.reason = Some(match snapshot.reason.take() {
+                Some(reason) => format!("{reason}; {remark}"),
+                None => remark,
             });
         }
         LineStatus {
@@ -205,5 +220,16 @@ fn question(held: &[Rival], frozen: bool) -> Option<String> {
         )
     } else {
         asked
+    })
+}
+
+/// Who tries in vain while the line has no picture, as far as is known.
+fn shut_out(refused: &[Rival]) -> Option<String> {
+    let who: Vec<_> = refused.iter().map(Rival::who).collect();
+    (!who.is_empty()).then(|| {
+        format!(
+            "{} was refused: `line take` lets it in again",
+            who.join("; ")
+        )
     })
 }
