@@ -285,7 +285,16 @@ impl Arbiter {
 /// for [`REFUSED_FOR_US`], or the operator thinks better of it.
 #[derive(Debug)]
 pub struct Refusals<T> {
-    entries: VecDeque<(Look, T, i64)>,
+    entries: VecDeque<Entry<T>>,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    look: Look,
+    what: T,
+    /// Another encoder that was not refused looked the same.
+    has_twin: bool,
+    tried_us: i64,
 }
 
 impl<T> Default for Refusals<T> {
@@ -297,38 +306,48 @@ impl<T> Default for Refusals<T> {
 }
 
 impl<T> Refusals<T> {
-    /// The operator refused this one.
-    pub fn add(&mut self, look: Look, what: T, now_us: i64) {
-        self.entries.retain(|(known, ..)| *known != look);
+    /// The operator refused this one. `has_twin`: another encoder of the line looks the same.
+    pub fn add(&mut self, look: Look, what: T, has_twin: bool, now_us: i64) {
+        self.entries.retain(|known| known.look != look);
         if self.entries.len() == REFUSALS_MAX {
             self.entries.pop_front();
         }
-        self.entries.push_back((look, what, now_us));
+        self.entries.push_back(Entry {
+            look,
+            what,
+            has_twin,
+            tried_us: now_us,
+        });
     }
 
-    /// Whether one that comes is to be sent away.
+    /// Whether one that comes was refused, or looks as if.
     pub fn knows(&mut self, look: &Look, now_us: i64) -> bool {
         self.forget(now_us);
-        let entry = (self.entries.iter_mut()).find(|(known, ..)| known.is_like(look));
-        entry.map(|(.., tried_us)| *tried_us = now_us).is_some()
+        let entry = (self.entries.iter_mut()).find(|known| known.look.is_like(look));
+        entry.map(|known| known.tried_us = now_us).is_some()
+    }
+
+    /// Whether one of this look may also be the one that was not refused.
+    pub fn is_in_doubt(&self, look: &Look) -> bool {
+        (self.entries.iter()).any(|known| known.has_twin && known.look.is_like(look))
     }
 
     /// Lifts those that `which` says; `true` if there were any.
     pub fn lift(&mut self, which: impl Fn(&T) -> bool) -> bool {
         let before = self.entries.len();
-        self.entries.retain(|(_, what, _)| !which(what));
+        self.entries.retain(|known| !which(&known.what));
         before != self.entries.len()
     }
 
     /// Lifts those that have not tried for long.
     pub fn forget(&mut self, now_us: i64) {
         self.entries
-            .retain(|(.., tried_us)| now_us.saturating_sub(*tried_us) < REFUSED_FOR_US);
+            .retain(|known| now_us.saturating_sub(known.tried_us) < REFUSED_FOR_US);
     }
 
     /// What was said of each.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.entries.iter().map(|(_, what, _)| what)
+        self.entries.iter().map(|known| &known.what)
     }
 
     /// Whether nobody is refused.

@@ -139,12 +139,22 @@ impl Feed {
     }
 
     /// Takes a publisher in, live or held, unless the operator refused it before.
-    pub(super) fn publish(&mut self, newcomer: Publisher, now_us: i64) -> Decision {
+    pub(super) fn publish(&mut self, mut newcomer: Publisher, now_us: i64) -> Decision {
         if self.refused.knows(&newcomer.look, now_us) {
-            return Decision::Refused;
+            // While the one that was not refused has the line, this is the other one.
+            let twin = self.live.and_then(|live| self.publisher(live));
+            let is_the_other = twin.is_some_and(|twin| twin.look.is_like(&newcomer.look));
+            newcomer.is_in_doubt = !is_the_other && self.refused.is_in_doubt(&newcomer.look);
+            if !newcomer.is_in_doubt {
+                return Decision::Refused;
+            }
         }
         let number = newcomer.number;
-        let right = self.right_of(&newcomer, now_us);
+        let right = if newcomer.is_in_doubt {
+            None
+        } else {
+            self.right_of(&newcomer, now_us)
+        };
         self.publishers.push(newcomer);
         let decision = match right {
             Some(why) => {

@@ -394,6 +394,42 @@ async fn a_refused_encoder_is_told_and_is_no_question_again() {
     assert!(stage.publish("truck1", 8).is_ok());
 }
 
+/// Two phones of one crew behind one address: which of them comes back, only a person can say.
+#[tokio::test]
+async fn the_twin_of_a_refused_encoder_is_a_question_when_it_comes_back() {
+    let stage = Stage::new().await;
+    let (session, notebook) = stage.connect("truck1", stage.truck1);
+    let mut good = stage.publish("truck1", 8).unwrap();
+    good.deliver(unit(0), clock::now_us());
+    let bad = stage.publish("truck1", 8).unwrap();
+    assert!(session.refuse(1, bad.number));
+    drop(bad);
+    assert_eq!(
+        stage.publish("truck1", 8).unwrap_err(),
+        Refusal::ByStudio,
+        "the good one is here, so this is the other"
+    );
+    drop(good);
+    notebook.read();
+
+    let mut doubtful = stage.publish("truck1", 8).unwrap();
+    let now_us = clock::now_us();
+    doubtful.deliver(unit(0), now_us);
+    stage.registry.report(1_000_000);
+    doubtful.deliver(unit(40_000), now_us + 5_000_000);
+    assert_eq!(
+        notebook.read(),
+        ["line 1 held [phone 8], refused [phone 8]"],
+        "it is not shown by itself"
+    );
+    assert!(session.take(1, doubtful.number));
+    assert!(
+        notebook.read()[0].starts_with("line 1 starts: phone 8"),
+        "the operator knows it"
+    );
+    assert_eq!(stage.publish("truck1", 8).unwrap_err(), Refusal::ByStudio);
+}
+
 /// Also when nobody publishes any more, and then it costs nothing for ever.
 #[tokio::test]
 async fn a_refusal_outlives_the_publishers_and_ends_with_the_key() {

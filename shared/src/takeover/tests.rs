@@ -323,7 +323,7 @@ fn a_frozen_choice_is_free_again_when_its_rivals_have_been_away_or_it_left() {
 #[test]
 fn a_refused_encoder_that_keeps_trying_stays_refused_until_the_operator_relents() {
     let mut refusals = Refusals::default();
-    refusals.add(phone(), 1, 0);
+    refusals.add(phone(), 1, false, 0);
     for minute in 0..60 {
         assert!(refusals.knows(&phone(), minute * 60 * S));
     }
@@ -332,10 +332,10 @@ fn a_refused_encoder_that_keeps_trying_stays_refused_until_the_operator_relents(
     assert!(refusals.lift(|number| *number == 1));
     assert!(!refusals.knows(&phone(), 0));
 
-    refusals.add(phone(), 1, 0);
+    refusals.add(phone(), 1, false, 0);
     assert!(!refusals.knows(&phone(), REFUSED_FOR_US), "long ago");
     for n in 0..100 {
-        refusals.add(look(n, "flood"), n, 0);
+        refusals.add(look(n, "flood"), n, false, 0);
     }
     assert_eq!(refusals.iter().count(), REFUSALS_MAX);
 }

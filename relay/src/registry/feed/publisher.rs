@@ -43,6 +43,8 @@ pub(in crate::registry) struct Publisher {
     kept: Kept,
     /// It was given the line in the middle of a GOP.
     pub(super) waits_for_keyframe: bool,
+    /// It looks like one that was refused and like one that was not: only the operator gives it the line.
+    pub(super) is_in_doubt: bool,
     /// The operator was asked about it.
     pub(super) is_asked: bool,
     closing: Closing,
@@ -111,6 +113,7 @@ impl Publisher {
             bytes_since_tick: 0,
             kept: Kept::default(),
             waits_for_keyframe: false,
+            is_in_doubt: false,
             is_asked: false,
             closing: Closing::default(),
         }

@@ -48,6 +48,8 @@ impl Feed {
         let number = publisher.number;
         let right = if self.taken == Some(number) {
             (is_start || publisher.video.is_none()).then_some(Why::Operator)
+        } else if publisher.is_in_doubt {
+            None
         } else if let Some(incumbent) = incumbent {
             let incumbent = self.publishers[incumbent].incumbent(now_us);
             let challenger = publisher.challenger(now_us);
@@ -64,7 +66,7 @@ impl Feed {
             return;
         }
         self.metrics.dropped(Dropped::Held, 1);
-        if incumbent.is_none() {
+        if incumbent.is_none() && !self.publishers[index].is_in_doubt {
             self.fill_vacancy(now_us);
         } else if publisher_asks(&self.publishers[index], now_us) || self.froze_now() {
             self.tell_at(now_us);
@@ -137,7 +139,8 @@ impl Feed {
             peer = %gone.peer,
             "the operator refused an encoder"
         );
-        self.refused.add(gone.look.clone(), claim, now_us);
+        let has_twin = (self.publishers.iter()).any(|other| other.look.is_like(&gone.look));
+        self.refused.add(gone.look.clone(), claim, has_twin, now_us);
         self.arbiter.decided();
         gone.order(Ending::Refused);
         self.left(&gone, Ending::Refused.reason(), now_us);
@@ -162,6 +165,7 @@ impl Feed {
             return;
         };
         let live = &mut self.publishers[index];
+        live.is_in_doubt = false;
         let is_fresh = (live.kept_for_us(now_us)).is_some_and(|age_us| age_us <= delay_us);
         let kept = live.take_kept();
         live.waits_for_keyframe = live.video.is_some() && !is_fresh;
@@ -198,10 +202,10 @@ impl Feed {
 
     /// The one that waited longest, of those that send media if there are any.
     pub(super) fn next_held(&self, now_us: i64) -> Option<u32> {
-        self.publishers
-            .iter()
-            .find(|held| held.silent_us(now_us) < SILENT_US)
-            .or(self.publishers.first())
+        let mut held = self.publishers.iter().filter(|held| !held.is_in_doubt);
+        let longest = held.clone().next();
+        held.find(|held| held.silent_us(now_us) < SILENT_US)
+            .or(longest)
             .map(|held| held.number)
     }
 
