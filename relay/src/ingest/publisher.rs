@@ -31,6 +31,8 @@ pub struct Publisher<S> {
     place: Place,
     desk: Desk,
     publication: Option<Publication>,
+    /// How often it asked to publish.
+    asked: u32,
     input: BytesMut,
 }
 
@@ -79,6 +81,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             place,
             desk,
             publication: None,
+            asked: 0,
             input: BytesMut::new(),
         }
     }
@@ -187,7 +190,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 }
             }
             Event::PublishRequested(request) => {
-                let answer = self.admit(request);
+                self.asked = self.asked.saturating_add(1);
+                let is_restless = self.asked > PUBLISHES_AT_ONCE;
+                let answer = async {
+                    if is_restless {
+                        time::sleep(PUBLISH_PAUSE).await;
+                    }
+                    self.admit(request).await
+                };
                 let answer = shutdown.run_until_cancelled(answer).await;
                 match answer.ok_or(End::Shutdown)? {
                     Ok(publication) => self.accept(publication),
@@ -294,6 +304,11 @@ async fn sleep_until(deadline_us: Option<i64>) {
 }
 
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An encoder that is started again on its connection by hand gets in at once. One that does nothing else would fill the
+/// log, and the studio's events, with thousands of feeds a second.
+pub(super) const PUBLISHES_AT_ONCE: u32 = 3;
+pub(super) const PUBLISH_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long and how much a refused encoder may go on sending before it is cut off.
 const LINGER: Duration = Duration::from_secs(1);

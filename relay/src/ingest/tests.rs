@@ -17,7 +17,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::*;
+use super::{
+    publisher::{PUBLISH_PAUSE, PUBLISHES_AT_ONCE},
+    *,
+};
 use crate::{
     auth::{
         Directory,
@@ -90,6 +93,29 @@ async fn an_encoder_that_vanishes_ends_its_feed() {
     assert!(phone.is_let_in().await);
     drop(phone);
     relay.studio.wait_text("ends: the encoder").await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn an_encoder_that_only_stops_and_starts_is_slowed_down() {
+    let mut relay = Relay::start(LIMITS).await;
+    let mut phone = Phone::connect(&relay).await;
+    phone.publish("truck1", "front-camera").await;
+    for _ in 0..20 {
+        phone.send(&command("FCUnpublish", 6.0, &[])).await;
+        let publish = command("publish", 7.0, &["front-camera", "live"]);
+        phone.send(&publish).await;
+    }
+    let starts = |relay: &Relay| {
+        let texts = relay.studio.texts.lock().unwrap();
+        texts.iter().filter(|text| text.contains("starts")).count()
+    };
+    let at_once = PUBLISHES_AT_ONCE as usize;
+    eventually(|| (starts(&relay) >= at_once).then_some(())).await;
+    let started = Instant::now();
+    eventually(|| (starts(&relay) >= at_once + 2).then_some(())).await;
+    let took = started.elapsed();
+    assert!(took > PUBLISH_PAUSE, "two more within {took:?}");
     relay.stop().await;
 }
 
