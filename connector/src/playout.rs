@@ -272,6 +272,11 @@ impl LineHandle {
         self.line.arrived.notify_one();
     }
 
+    /// The relay of this publisher has answered, now: whatever is missing, it is not the relay.
+    pub fn relay_heard(&self, publisher: u32) {
+        self.line.stats().relay_heard = Some((publisher, now_us()));
+    }
+
     /// No more units of this publisher. `reason` is one clause for the operator.
     pub fn feed_ended(&self, publisher: u32, reason: String) {
         self.line.feeds().ended(publisher, reason, now_us());

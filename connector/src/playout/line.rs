@@ -95,6 +95,8 @@ pub(super) struct Stats {
     pub(super) last_arrival_us: Option<i64>,
     /// Likewise, of video.
     pub(super) last_video_us: Option<i64>,
+    /// Whose relay answered last, and when.
+    pub(super) relay_heard: Option<(u32, i64)>,
     pub(super) encoder_lag_ms: Option<u32>,
     pub(super) bitrate_bps: Option<u64>,
     pub(super) video: Option<VideoFormat>,
@@ -249,6 +251,7 @@ impl Stats {
             audio_units: 0,
             last_arrival_us: None,
             last_video_us: None,
+            relay_heard: None,
             encoder_lag_ms: None,
             bitrate_bps: None,
             video: None,

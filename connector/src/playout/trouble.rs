@@ -17,6 +17,8 @@ pub(super) enum Trouble<'a> {
     Nothing,
     /// Units came, and then none for so long.
     Silent { for_us: i64 },
+    /// Nothing at all has come from the relay for so long: nobody knows what the encoder does.
+    RelaySilent { for_us: i64 },
     /// So late that they are not shown.
     Late { by_us: i64, culprit: &'static str },
     /// The decoder has been at one unit for so long, in this program.
@@ -45,6 +47,13 @@ impl<'a> Trouble<'a> {
                 },
                 None => Self::NoEncoder,
             };
+        }
+        // Its answers come all the time, so it is missed long before a picture is.
+        let heard_us = (stats.relay_heard)
+            .filter(|(publisher, _)| facts.feed.is_some_and(|feed| feed.publisher == *publisher))
+            .map(|(_, at_us)| now_us - at_us);
+        if let Some(for_us) = heard_us.filter(|for_us| *for_us >= RELAY_SILENT_US) {
+            return Self::RelaySilent { for_us };
         }
         match stats.last_arrival_us.map(|at_us| now_us - at_us) {
             None => return Self::Nothing,
@@ -91,6 +100,9 @@ impl<'a> Trouble<'a> {
             Self::Silent { for_us } => {
                 format!("nothing has come from the encoder for {}", span(for_us))
             }
+            Self::RelaySilent { for_us } => {
+                format!("{} for {}", self.in_short(), span(for_us))
+            }
             Self::Late { by_us, culprit } => format!(
                 "pictures come up to {} ms too late for the delay of {} ms ({culprit}): a longer delay would show them",
                 by_us.div_euclid(1000) + 1,
@@ -122,6 +134,9 @@ impl<'a> Trouble<'a> {
             Self::Over { reason, .. } => reason,
             Self::Nothing => "an encoder is connected, nothing has come from it yet",
             Self::Silent { .. } => "nothing comes from the encoder",
+            Self::RelaySilent { .. } => {
+                "nothing at all has come from the relay (it, or the network between it and the studio)"
+            }
             Self::Late { culprit, .. } => {
                 return format!("pictures come too late for the studio delay ({culprit})");
             }
@@ -148,6 +163,9 @@ impl<'a> Trouble<'a> {
             Self::Nothing | Self::Silent { .. } => {
                 "Look at the encoder and its uplink: the connection is there, but nothing is sent."
             }
+            Self::RelaySilent { .. } => {
+                "Look at the studio's network and at the relay; the connector dials again by itself."
+            }
             Self::Late { .. } => "Set a longer delay, or a lower bit rate in the encoder.",
             Self::Keyframe => "Set the encoder's keyframe interval to 1 or 2 seconds.",
             Self::DecoderHangs { .. } => {
@@ -164,6 +182,9 @@ impl<'a> Trouble<'a> {
         }
     }
 }
+
+/// Four of its answers are missing.
+const RELAY_SILENT_US: i64 = 600_000;
 
 /// No picture takes so long: the largest keyframes of 4K were seen to take 118 ms.
 const HANGS_US: i64 = 2_000_000;
@@ -194,6 +215,7 @@ mod tests {
                     ago_us: us,
                 },
                 Trouble::Silent { for_us: us },
+                Trouble::RelaySilent { for_us: us },
                 Trouble::Late {
                     by_us: us,
                     culprit: "most of it in this computer's decoder",

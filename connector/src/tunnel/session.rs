@@ -315,6 +315,11 @@ impl<'a> Session<'a> {
         };
         self.heard = Instant::now();
         self.clock.record(pong, now_us);
+        for (line, publisher) in &self.feeds {
+            if let Some(handle) = self.lines.handle(*line) {
+                handle.relay_heard(*publisher);
+            }
+        }
         for (unit, arrived_us) in self.early.take() {
             self.deliver(unit, arrived_us);
         }

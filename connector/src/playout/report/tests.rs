@@ -130,6 +130,25 @@ fn every_state_says_why_in_plain_words() {
     );
 }
 
+/// When the relay itself is not heard any more, nobody knows what the encoder does.
+#[test]
+fn a_relay_that_is_not_heard_is_not_the_encoders_fault() {
+    let feed = feed();
+    let silent = |stats: &mut Stats, publisher| {
+        stats.shown_us = Some(NOW_US - 5_000_000);
+        stats.last_arrival_us = Some(NOW_US - 4_000_000);
+        stats.relay_heard = Some((publisher, NOW_US - 4_100_000));
+    };
+    let (state, reason) = told(Some(&feed), |stats| silent(stats, feed.publisher));
+    assert_eq!(state, LineState::Slate);
+    assert_eq!(
+        reason,
+        "nothing at all has come from the relay (it, or the network between it and the studio) for 4 s"
+    );
+    let (_, reason) = told(Some(&feed), |stats| silent(stats, feed.publisher + 1));
+    assert_eq!(reason, "nothing has come from the encoder for 4 s");
+}
+
 /// Scripts read these names.
 #[test]
 fn the_status_has_every_field_of_the_contract_and_none_is_absent() {
