@@ -15,13 +15,14 @@ REQUIRED := FIRSTMILE_REQUIRE_NDI=1 FIRSTMILE_REQUIRE_FFMPEG=1 FIRSTMILE_PREBUIL
 # The slow tests: one target for each file tests/tests/slow_NAME.rs, of 15 minutes at most, that also runs alone.
 SLOW := $(patsubst tests/tests/slow_%.rs,test-slow-%,$(sort $(wildcard tests/tests/slow_*.rs)))
 
-.PHONY: help setup build release demo test test-slow $(SLOW) check bench bench-tunnel bench-decoder bench-slates fuzz
+.PHONY: help setup build release demo test test-slow $(SLOW) check bench bench-tunnel bench-decoder bench-slates fuzz test-encoders
 
 help:
 	@echo 'make setup        packages, build, NDI runtime: all that needs a network (NDI_ACCEPT=1 accepts its licence)'
 	@echo 'make demo         relay, connector and a camera on this machine (SECONDS=20: ends by itself, with figures)'
 	@echo 'make test         all tests but the slow ones'
 	@echo 'make test-slow    the slow ones; each alone: $(SLOW)'
+	@echo 'make test-encoders  every encoder and its codecs, byte by byte; fetches FFmpeg 9 and PyAV from PyPI once'
 	@echo 'make check        format, lints, documentation, dependencies'
 	@echo 'make fuzz         what strangers can send, each target for SECONDS=60; TARGETS="chunk session" for some of them'
 	@echo 'make bench        all measurements; bench-tunnel: CPU and delay of the tunnel at 1, 4 and 50 feeds;'
@@ -50,6 +51,11 @@ test-slow: $(SLOW)
 $(SLOW): test-slow-%: build
 	$(CARGO) test $(OFFLINE) --workspace --no-run --features slow
 	$(REQUIRED) $(WITH_NDI) CARGO='$(CARGO)' $(NETNS) tests/scripts/test.sh --features slow --test 'slow_$*'
+
+test-encoders: build
+	tests/scripts/encoders.sh
+	$(CARGO) test $(OFFLINE) --workspace --no-run --features encoders
+	$(REQUIRED) CARGO='$(CARGO)' $(NETNS) tests/scripts/test.sh --features encoders --test encoders
 
 check:
 	$(CARGO) fmt --all --check

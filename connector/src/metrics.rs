@@ -270,6 +270,8 @@ mod tests {
                     hops_ms: HopsSnapshot::default(),
                     av_offset_ms: None,
                     bitrate_bps: None,
+                    tracks: Vec::new(),
+                    timecode: None,
                     outputs: Vec::new(),
                     histograms: vec![HistogramSnapshot {
                         hop: "decode",

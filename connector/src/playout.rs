@@ -3,6 +3,7 @@
 //! A [`Playout`] owns the line's two threads; a [`LineHandle`] is how everybody else reaches it, and never waits.
 //! Times are microseconds of the connector's clock ([`firstmile_shared::clock`]).
 
+mod data;
 mod decoding;
 mod feeds;
 mod fps;
@@ -28,7 +29,10 @@ use firstmile_shared::{
     clock::now_us,
     media::MediaKind,
     takeover::Look,
-    tunnel::{control::Takeover, unit::Unit},
+    tunnel::{
+        control::{Takeover, TrackReport},
+        unit::Unit,
+    },
 };
 use tokio::sync::watch;
 use tracing::error;
@@ -50,7 +54,7 @@ pub use self::{
     slate::{Artist, CardText, ImageError, Slate},
     snapshot::{
         AudioSnapshot, HistogramSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot,
-        Percentiles, Tally, VideoSnapshot,
+        Percentiles, Tally, TrackSnapshot, VideoSnapshot,
     },
 };
 
@@ -72,6 +76,8 @@ pub struct LineSettings {
     pub sound_trim_us: i64,
     /// Who wins when several relays bring a feed of the line.
     pub takeover: Takeover,
+    /// The number of the tracks that are played, where an encoder sends several.
+    pub track: u8,
 }
 
 impl LineSettings {
@@ -86,6 +92,7 @@ impl LineSettings {
             slate: absence.slate,
             sound_trim_us: 0,
             takeover: Takeover::default(),
+            track: 0,
         }
     }
 }
@@ -116,6 +123,8 @@ pub struct FeedInfo {
     pub agent: String,
     /// The encoder's address.
     pub peer: String,
+    /// What it sends, as the relay tells it; names are safe to show.
+    pub tracks: Vec<TrackReport>,
 }
 
 impl FeedInfo {
@@ -228,9 +237,6 @@ impl LineHandle {
     pub fn push(&self, unit: ArrivedUnit) {
         let now_us = now_us();
         let coded = &unit.unit.access_unit;
-        if coded.track != 0 {
-            return;
-        }
         let is_video = coded.kind() == MediaKind::Video;
         let arrived_us = unit.arrived_us;
         // Of the decode time: the composition offset is the encoder's choice, not its lag.
@@ -241,6 +247,7 @@ impl LineHandle {
             .arrived_us
             .saturating_sub(unit.ingest_us)
             .saturating_sub(relay_us);
+        let timecode = data::timecode(coded);
         let taken = self.line.feeds().push(unit, self.line.timing(), now_us);
         if taken != Taken::Refused {
             self.line.arrived.notify_one();
@@ -250,6 +257,12 @@ impl LineHandle {
         }
         let mut stats = self.line.stats();
         stats.last_arrival_us = Some(arrived_us);
+        if taken == Taken::Other {
+            if let Some(timecode) = timecode {
+                stats.timecode = Some(timecode);
+            }
+            return;
+        }
         if is_video {
             stats.video_units += 1;
             stats.last_video_us = Some(arrived_us);
@@ -275,6 +288,21 @@ impl LineHandle {
     /// The relay of this publisher has answered, now: whatever is missing, it is not the relay.
     pub fn relay_heard(&self, publisher: u32) {
         self.line.stats().relay_heard = Some((publisher, now_us()));
+    }
+
+    /// A unit came of a codec that this version does not know.
+    pub fn pass_over(&self, publisher: u32, seq: u64) {
+        self.line.feeds().pass_over(publisher, seq, now_us());
+    }
+
+    /// The tracks of pictures and sound that are played of a publisher's feed, for its relay.
+    pub fn played_tracks(&self, publisher: u32) -> Option<(u8, u8)> {
+        self.line.feeds().played(publisher)
+    }
+
+    /// What a publisher sends, as its relay tells it.
+    pub fn set_tracks(&self, publisher: u32, tracks: &[TrackReport]) {
+        self.line.feeds().set_tracks(publisher, tracks);
     }
 
     /// No more units of this publisher. `reason` is one clause for the operator.
@@ -328,7 +356,11 @@ impl LineHandle {
     pub fn set(&self, settings: &LineSettings) {
         self.line.set_delay(settings.delay_us);
         self.line.set_sound_trim(settings.sound_trim_us);
-        self.line.feeds().set_policy(settings.takeover);
+        {
+            let mut feeds = self.line.feeds();
+            feeds.set_policy(settings.takeover);
+            feeds.set_track(settings.track);
+        }
         *self.line.absence() = Absence {
             hold_us: settings.hold_us,
             slate: settings.slate.clone(),

@@ -27,7 +27,7 @@ use firstmile_shared::{
     takeover::Why,
     tls::Spki,
     tunnel::{
-        control::{Claim, FeedReport},
+        control::{Claim, FeedReport, TrackReport},
         unit::Unit,
     },
 };
@@ -58,6 +58,8 @@ pub trait Subscriber: fmt::Debug + Send + Sync {
     fn feed_ended(&self, line: u32, publisher: u32, reason: &str);
     /// Who else uses the line's key.
     fn claims(&self, line: u32, claims: Claims);
+    /// What a publisher sends.
+    fn tracks(&self, line: u32, publisher: u32, tracks: Vec<TrackReport>);
     /// How the feeds are doing, once a second.
     fn report(&self, feeds: Vec<FeedReport>);
     /// The relay takes no new publishers.

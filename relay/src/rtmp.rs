@@ -26,3 +26,5 @@ pub mod flv;
 pub mod handshake;
 pub mod message;
 pub mod session;
+#[cfg(test)]
+mod vectors;

@@ -27,7 +27,7 @@ use firstmile_shared::{
     secret::StreamKey,
     tls::Spki,
     tunnel::{
-        control::{FeedReport, LineDeclaration, Takeover},
+        control::{FeedReport, LineDeclaration, Takeover, TrackReport},
         unit::Unit,
     },
 };
@@ -277,6 +277,7 @@ impl Subscriber for Studio {
         let text = format!("ends: {reason}");
         self.texts.lock().unwrap().push(text);
     }
+    fn tracks(&self, _line: u32, _publisher: u32, _tracks: Vec<TrackReport>) {}
     fn claims(&self, _line: u32, _claims: Claims) {}
     fn report(&self, _feeds: Vec<FeedReport>) {}
     fn draining(&self) {}

@@ -8,10 +8,20 @@
 //! (length-prefixed NAL units for H.264 and H.265) and ISO/IEC 14496-3 (raw AAC frames, no ADTS).
 
 pub mod aac;
+pub mod av1;
 pub mod avc;
 mod bits;
+mod config;
+pub mod dolby;
+pub mod flac;
+pub mod hevc;
+pub mod mp3;
+pub mod opus;
+pub mod vp9;
 
 use bytes::Bytes;
+
+pub use config::{CodecConfig, ConfigError};
 
 /// What a track carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +32,17 @@ pub enum MediaKind {
     Audio,
     /// Timed text or metadata.
     Data,
+}
+
+impl MediaKind {
+    /// `video`, `audio` or `data`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Video => "video",
+            Self::Audio => "audio",
+            Self::Data => "data",
+        }
+    }
 }
 
 /// The coding of a track. The number is the code point of the tunnel (PROTOCOL.md, "Codecs").
@@ -49,11 +70,13 @@ pub enum Codec {
     Eac3 = 20,
     /// MPEG-1 layer 3; no configuration; payload: one frame.
     Mp3 = 21,
+    /// Timecode, cue points, text; no configuration; payload: a JSON array of a name and values.
+    Data = 32,
 }
 
 impl Codec {
     /// Every codec that has a code point.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::H264,
         Self::H265,
         Self::Av1,
@@ -64,6 +87,7 @@ impl Codec {
         Self::Ac3,
         Self::Eac3,
         Self::Mp3,
+        Self::Data,
     ];
 
     /// The codec with this code point.
@@ -83,12 +107,13 @@ impl Codec {
             Self::Aac | Self::Opus | Self::Flac | Self::Ac3 | Self::Eac3 | Self::Mp3 => {
                 MediaKind::Audio
             }
+            Self::Data => MediaKind::Data,
         }
     }
 
     /// Whether a decoder needs a configuration record before the first access unit.
     pub const fn needs_config(self) -> bool {
-        !matches!(self, Self::Ac3 | Self::Eac3 | Self::Mp3)
+        !matches!(self, Self::Ac3 | Self::Eac3 | Self::Mp3 | Self::Data)
     }
 
     /// The name that operators know: "H.264", "AAC".
@@ -104,6 +129,7 @@ impl Codec {
             Self::Ac3 => "AC-3",
             Self::Eac3 => "E-AC-3",
             Self::Mp3 => "MP3",
+            Self::Data => "data",
         }
     }
 }
@@ -115,7 +141,7 @@ pub struct AccessUnit {
     pub codec: Codec,
     /// 0 is the track that is played; others are carried only.
     pub track: u8,
-    /// A decoder can start here. Every unit of sound is a keyframe.
+    /// A decoder can start here. Every unit that is no picture is a keyframe.
     pub keyframe: bool,
     /// No other picture refers to this one: it can be left out without harm to the rest.
     pub disposable: bool,
@@ -125,7 +151,8 @@ pub struct AccessUnit {
     pub dts_us: i64,
     /// `pts - dts`, microseconds; negative only from broken encoders.
     pub cts_us: i32,
-    /// The decoder configuration, on every keyframe (so on every unit of sound), never elsewhere.
+    /// The decoder configuration, on every keyframe (so on every unit of sound) of a codec that has one, never
+    /// elsewhere.
     pub config: Option<Bytes>,
     /// The coded data; empty only for a legal "silence" unit of sound.
     pub payload: Bytes,
@@ -141,4 +168,12 @@ impl AccessUnit {
     pub const fn kind(&self) -> MediaKind {
         self.codec.kind()
     }
+}
+
+#[cfg(test)]
+fn hex(text: &str) -> Vec<u8> {
+    text.as_bytes()
+        .chunks(2)
+        .map(|digits| u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap())
+        .collect()
 }

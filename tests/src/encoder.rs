@@ -456,7 +456,7 @@ mod tests {
                     Event::PublishRequested(_) => session.accept_publish(),
                     Event::Unit(unit) => units.push(unit),
                     Event::Unpublished => return units,
-                    Event::Metadata { .. } | Event::Unsupported(_) => {}
+                    Event::Metadata { .. } | Event::Unsupported(_) | Event::Tracks(_) => {}
                 }
             }
             while let Some(bytes) = session.poll_transmit() {

@@ -3,10 +3,7 @@
 //! A decoder allocates about 20 pictures of the size that a stranger's stream names. FFmpeg is given the same bound;
 //! here the operator gets the reason in words, and the decoder is never opened.
 
-use firstmile_shared::media::{
-    Codec,
-    avc::{AvcConfig, coded_size_within},
-};
+use firstmile_shared::media::{CodecConfig, MediaKind};
 
 use super::{CodedUnit, DecodeError};
 
@@ -14,33 +11,35 @@ use super::{CodedUnit, DecodeError};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SizeGuard {
     max_pixels: u32,
-    /// As the last configuration said.
-    nal_length_size: u8,
+    /// The last one of pictures.
+    config: CodecConfig,
 }
 
 impl SizeGuard {
     pub(super) const fn new(max_pixels: u32) -> Self {
         Self {
             max_pixels,
-            nal_length_size: 4,
+            config: CodecConfig::None,
         }
     }
 
     /// Refuses a unit whose configuration, or whose own parameter sets, ask for too large a picture, or whose
     /// configuration can't be read.
     pub(super) fn check(&mut self, unit: &CodedUnit) -> Result<(), DecodeError> {
-        if unit.codec != Codec::H264 {
+        if unit.codec.kind() != MediaKind::Video {
             return Ok(());
         }
-        if let Some(config) = unit.config.as_deref() {
-            let config = AvcConfig::parse(config).map_err(|error| DecodeError::Config {
-                codec: unit.codec,
-                reason: error.to_string(),
-            })?;
-            self.nal_length_size = config.nal_length_size;
-            self.fits(config.coded_size)?;
+        if let Some(record) = unit.config.as_deref() {
+            self.config =
+                CodecConfig::parse(unit.codec, record).map_err(|error| DecodeError::Config {
+                    codec: unit.codec,
+                    reason: error.to_string(),
+                })?;
+            if let Some(size) = self.config.coded_size() {
+                self.fits(size)?;
+            }
         }
-        match coded_size_within(&unit.payload, self.nal_length_size) {
+        match self.config.coded_size_within(&unit.payload) {
             Some(size) => self.fits(size),
             None => Ok(()),
         }
@@ -61,6 +60,7 @@ impl SizeGuard {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use firstmile_shared::media::Codec;
 
     use super::*;
 
@@ -113,6 +113,26 @@ mod tests {
             SizeGuard::new(1920 * 1088).check(&unit(None, payload)),
             Ok(())
         );
+    }
+
+    #[test]
+    fn every_codec_that_names_its_size_is_held_to_it() {
+        // 640x360: in the configuration, or in the keyframe alone.
+        for (codec, record, payload) in [
+            (Codec::Av1, "81010c000a0c0200000d2627fb3805f00080", "1200"),
+            (Codec::Vp9, "010000000015820202020000", "824983420027f01670"),
+        ] {
+            let unit = CodedUnit {
+                codec,
+                ..unit(Some(hex(record).into()), hex(payload))
+            };
+            assert_eq!(SizeGuard::new(640 * 368).check(&unit), Ok(()), "{codec:?}");
+            let refused = SizeGuard::new(640 * 359).check(&unit);
+            assert!(
+                matches!(refused, Err(DecodeError::TooLarge { .. })),
+                "{codec:?}"
+            );
+        }
     }
 
     #[test]

@@ -24,7 +24,14 @@ pub const KEYS: [&str; 10] = [
 ];
 
 /// Those that this version acts on; the others are checked and kept for a later one.
-pub const SERVED_KEYS: [&str; 5] = ["delay", "hold", "slate", "audio_trim_ms", "takeover"];
+pub const SERVED_KEYS: [&str; 6] = [
+    "delay",
+    "hold",
+    "slate",
+    "audio_trim_ms",
+    "takeover",
+    "track",
+];
 
 /// Everything that can be set on one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -180,6 +180,7 @@ impl Stage {
             slate: settings.slate.or(&lock(&self.slate)).clone(),
             sound_trim_us: i64::from(settings.audio_trim_ms) * 1000,
             takeover: line.takeover,
+            track: settings.track,
         }
     }
 
@@ -281,6 +282,8 @@ fn idle_snapshot(line: &Line, reason: String) -> LineSnapshot {
         hops_ms: HopsSnapshot::default(),
         av_offset_ms: None,
         bitrate_bps: None,
+        tracks: Vec::new(),
+        timecode: None,
         outputs: Vec::new(),
         histograms: Vec::new(),
     }

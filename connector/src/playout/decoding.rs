@@ -172,6 +172,7 @@ impl<'a> Decoding<'a> {
         self.config = None;
         let mut stats = self.line.stats();
         stats.over = None;
+        stats.timecode = None;
         stats.last_decode_error = None;
         stats.decoder_loss = None;
     }
@@ -183,6 +184,7 @@ impl<'a> Decoding<'a> {
         stats.over = Some((reason, now_us));
         stats.encoder_lag_ms = None;
         stats.bitrate_bps = None;
+        stats.timecode = None;
         stats.waits_for_keyframe = false;
     }
 

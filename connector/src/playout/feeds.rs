@@ -7,15 +7,19 @@
 
 mod held;
 mod rivals;
+pub(super) mod tuner;
 
 use std::collections::VecDeque;
 
 use firstmile_shared::{
     takeover::{Arbiter, Incumbent, Look, Why},
-    tunnel::control::Takeover,
+    tunnel::control::{Takeover, TrackReport},
 };
 
-use self::held::{Buffer, Held, Pulse};
+use self::{
+    held::{Buffer, Held, Pulse},
+    tuner::{Role, Tuner},
+};
 use super::{
     ArrivedUnit, FeedInfo,
     jitter::{Jitter, Losses, Picture, Queued, Timing},
@@ -32,6 +36,8 @@ pub(super) struct Feeds {
     gone: VecDeque<Gone>,
     past: Losses,
     policy: Takeover,
+    /// The number of the tracks to play, where there are such.
+    track: u8,
     arbiter: Arbiter,
     /// The operator chose this one, which its relay has yet to send.
     wanted: Option<u32>,
@@ -52,6 +58,7 @@ struct Feed {
     /// [`Next::Drain`] was said of its end.
     is_drained: bool,
     clock: MediaClock,
+    tuner: Tuner,
     jitter: Jitter,
     pulse: Pulse,
     /// It was held: it begins when the one before has no more.
@@ -71,6 +78,8 @@ struct Gone {
 pub(super) enum Taken {
     /// It is going to be played.
     Played,
+    /// It is of a track that is not, or data.
+    Other,
     /// Another feed has the line.
     Held,
     /// Its feed was played to its end, there are too many feeds, or it has impossible times.
@@ -153,6 +162,11 @@ impl Feeds {
         let Some(feed) = self.find(publisher) else {
             return Taken::Refused;
         };
+        if feed.tuner.role(&arrived.unit.access_unit, arrived.unit.seq) == Role::Other {
+            feed.pulse.beat(arrived.arrived_us, feed.pulse.lag_us);
+            feed.pass_over(arrived.unit.seq, now_us);
+            return Taken::Other;
+        }
         let (queued, lag_us) = queued(&mut feed.clock, arrived);
         feed.pulse.beat(queued.arrived_us, lag_us);
         match &mut feed.waits {
@@ -160,6 +174,18 @@ impl Feeds {
             None => feed.jitter.push(queued, timing, now_us),
         }
         Taken::Played
+    }
+
+    /// A unit came that nobody here can read: it is no gap.
+    pub(super) fn pass_over(&mut self, publisher: u32, seq: u64, now_us: i64) {
+        if seq > TIME_MAX_US.unsigned_abs() {
+            return;
+        }
+        if let Some(index) = self.held_index(publisher) {
+            self.held[index].buffer.pass_over(seq);
+        } else if let Some(feed) = self.find(publisher) {
+            feed.pass_over(seq, now_us);
+        }
     }
 
     /// A publisher is there; those before it at the same relay are not any more.
@@ -209,6 +235,47 @@ impl Feeds {
                 self.held.push(newcomer);
             }
         }
+    }
+
+    /// What a publisher sends.
+    pub(super) fn set_tracks(&mut self, publisher: u32, tracks: &[TrackReport]) {
+        let choice = tuner::choice(tracks, self.track);
+        for (number, info, tuner) in self.tuners() {
+            if let Some(info) = info
+                && number == publisher
+            {
+                info.tracks = tracks.to_vec();
+                tuner.want(choice);
+            }
+        }
+    }
+
+    /// The number of the tracks to play, where there are such.
+    pub(super) fn set_track(&mut self, number: u8) {
+        if self.track == number {
+            return;
+        }
+        self.track = number;
+        for (_, info, tuner) in self.tuners() {
+            let tracks = info.as_ref().map_or(&[][..], |info| &info.tracks);
+            tuner.want(tuner::choice(tracks, number));
+        }
+    }
+
+    /// The tracks of pictures and sound that are played of a publisher's feed.
+    pub(super) fn played(&mut self, publisher: u32) -> Option<(u8, u8)> {
+        let mut tuners = self.tuners();
+        let (.., tuner) = tuners.find(|(number, ..)| *number == publisher)?;
+        Some(tuner.wanted())
+    }
+
+    /// Whose, what is known of it, and which of its tracks are played.
+    fn tuners(&mut self) -> impl Iterator<Item = (u32, &mut Option<FeedInfo>, &mut Tuner)> {
+        let held =
+            (self.held.iter_mut()).map(|held| (held.publisher, &mut held.info, &mut held.tuner));
+        let feeds =
+            (self.feeds.iter_mut()).map(|feed| (feed.publisher, &mut feed.info, &mut feed.tuner));
+        held.chain(feeds)
     }
 
     /// A publisher is gone.
@@ -388,9 +455,17 @@ impl Feed {
             ended: None,
             is_drained: false,
             clock: held.clock,
+            tuner: held.tuner,
             jitter: Jitter::default(),
             pulse: held.pulse,
             waits: Some(held.buffer),
+        }
+    }
+
+    fn pass_over(&mut self, seq: u64, now_us: i64) {
+        match &mut self.waits {
+            Some(buffer) => buffer.pass_over(seq),
+            None => self.jitter.pass_over(seq, now_us),
         }
     }
 }

@@ -128,6 +128,11 @@ impl Jitter {
         }
     }
 
+    /// A unit came that is not played: it is no gap.
+    pub(super) fn pass_over(&mut self, seq: u64, now_us: i64) {
+        self.window.arrived(seq, false, now_us);
+    }
+
     /// Units that the relay dropped: not to be waited for.
     pub(super) fn announce(&mut self, from_seq: u64, to_seq: u64, video: u32) {
         self.window.announced(from_seq, to_seq, video > 0);

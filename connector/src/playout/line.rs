@@ -99,6 +99,8 @@ pub(super) struct Stats {
     pub(super) relay_heard: Option<(u32, i64)>,
     pub(super) encoder_lag_ms: Option<u32>,
     pub(super) bitrate_bps: Option<u64>,
+    /// The newest that the encoder sent.
+    pub(super) timecode: Option<String>,
     pub(super) video: Option<VideoFormat>,
     pub(super) audio: Option<AudioFormat>,
     /// Decoded or decodable, but not shown: it was too late, or there was a gap.
@@ -254,6 +256,7 @@ impl Stats {
             relay_heard: None,
             encoder_lag_ms: None,
             bitrate_bps: None,
+            timecode: None,
             video: None,
             audio: None,
             late: 0,

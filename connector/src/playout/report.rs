@@ -1,13 +1,17 @@
 //! A line's status in the operator's words: what the source shows, why, and whose fault it is. Pure.
 
+use firstmile_shared::media::MediaKind;
+
 use super::{
+    feeds::tuner::is_known,
     line::Stats,
     slate::Words,
     snapshot::{
-        AudioSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot, Tally, VideoSnapshot,
+        AudioSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot, Tally, TrackSnapshot,
+        VideoSnapshot,
     },
     stats::to_ms,
-    trouble::Trouble,
+    trouble::{Trouble, foreign},
 };
 use crate::playout::{FeedInfo, jitter::Losses};
 
@@ -49,6 +53,8 @@ pub(super) fn snapshot(facts: &Facts<'_>, stats: &Stats) -> LineSnapshot {
             wait: stats.wait.percentiles(now_us),
             decode: stats.decode.percentiles(now_us),
         },
+        timecode: stats.timecode.clone(),
+        tracks: facts.feed.map(tracks).unwrap_or_default(),
         av_offset_ms: av_offset_us(stats, now_us).map(to_ms),
         bitrate_bps: stats.bitrate_bps,
         outputs: vec![OutputSnapshot {
@@ -68,6 +74,17 @@ pub(super) fn snapshot(facts: &Facts<'_>, stats: &Stats) -> LineSnapshot {
         .map(super::stats::Histogram::snapshot)
         .to_vec(),
     }
+}
+
+fn tracks(feed: &FeedInfo) -> Vec<TrackSnapshot> {
+    (feed.tracks.iter())
+        .map(|track| TrackSnapshot {
+            kind: track.kind.clone(),
+            track: track.track,
+            codec: track.codec.clone(),
+            playable: is_known(track),
+        })
+        .collect()
 }
 
 fn video(losses: Losses, stats: &Stats) -> VideoSnapshot {
@@ -120,6 +137,12 @@ fn remark(facts: &Facts<'_>, stats: &Stats) -> Option<String> {
     let now_us = facts.now_us;
     if !facts.is_on && stats.over.is_some() {
         return None;
+    }
+    if let Some(codec) = facts.feed.and_then(|feed| foreign(feed, MediaKind::Audio)) {
+        return Some(format!(
+            "{} sends sound as {codec}, which this version can't decode: set AAC in the encoder",
+            facts.name
+        ));
     }
     let late = stats.lateness.count(now_us);
     let shown = stats.picture_off.count(now_us);

@@ -28,6 +28,10 @@ pub struct LineSnapshot {
     pub audio: AudioSnapshot,
     /// Where the time goes, last 10 s.
     pub hops_ms: HopsSnapshot,
+    /// What else the encoder sends: all its tracks, also those that are not played.
+    pub tracks: Vec<TrackSnapshot>,
+    /// The newest timecode of the encoder, "10:11:12:13".
+    pub timecode: Option<String>,
     /// > 0: sound later than picture, at the output; median of 10 s.
     pub av_offset_ms: Option<f64>,
     /// What the relay gets from the encoder, bits per second.
@@ -37,6 +41,19 @@ pub struct LineSnapshot {
     /// Since program start, for the metrics.
     #[serde(skip)]
     pub histograms: Vec<HistogramSnapshot>,
+}
+
+/// One track of a feed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TrackSnapshot {
+    /// `video`, `audio` or `data`; the number counts those of the same kind.
+    pub kind: String,
+    /// What the setting `track` chooses.
+    pub track: u8,
+    /// "H.264": escape it wherever it is shown.
+    pub codec: String,
+    /// Whether there is a decoder for it.
+    pub playable: bool,
 }
 
 /// What the source of a line shows.

@@ -102,6 +102,7 @@ impl Fixture {
             encoder: "test".to_owned(),
             agent: "test".to_owned(),
             peer: "127.0.0.1:1".to_owned(),
+            tracks: Vec::new(),
         });
     }
 

@@ -1,10 +1,23 @@
 //! Why a line has no picture: for the status with how long it has been so, for a rehearsal's card with what to do. Pure.
 
+use firstmile_shared::media::MediaKind;
+
 use super::{
+    FeedInfo,
+    feeds::tuner::is_known,
     line::Stats,
     report::{FRESH_US, Facts, culprit, span},
     slate::Words,
 };
+
+/// What comes of this kind, if there is no decoder for any of it: its name.
+pub(super) fn foreign(feed: &FeedInfo, kind: MediaKind) -> Option<&str> {
+    let mut tracks = feed.tracks.iter().filter(|track| track.kind == kind.name());
+    if tracks.clone().any(is_known) {
+        return None;
+    }
+    tracks.next().map(|track| track.codec.as_str())
+}
 
 /// What keeps a line from showing its feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +42,8 @@ pub(super) enum Trouble<'a> {
     Undecodable { error: &'a str, waits: bool },
     /// Nothing can be decoded before it.
     Keyframe,
+    /// The encoder sends pictures of a codec that there is no decoder for.
+    Foreign { name: &'a str, codec: &'a str },
     /// Units of sound come, and none of video.
     SoundOnly,
     /// Only just begun.
@@ -54,6 +69,10 @@ impl<'a> Trouble<'a> {
             .map(|(_, at_us)| now_us - at_us);
         if let Some(for_us) = heard_us.filter(|for_us| *for_us >= RELAY_SILENT_US) {
             return Self::RelaySilent { for_us };
+        }
+        if let Some(codec) = facts.feed.and_then(|feed| foreign(feed, MediaKind::Video)) {
+            let name = facts.name;
+            return Self::Foreign { name, codec };
         }
         match stats.last_arrival_us.map(|at_us| now_us - at_us) {
             None => return Self::Nothing,
@@ -116,6 +135,7 @@ impl<'a> Trouble<'a> {
             Self::Undecodable { waits: true, .. } => {
                 format!("{}; {}", self.in_short(), Self::Keyframe.in_short())
             }
+            Self::Foreign { .. } => format!("{}: set H.264 in the encoder", self.in_short()),
             _ => self.in_short(),
         }
     }
@@ -145,6 +165,9 @@ impl<'a> Trouble<'a> {
             Self::DecoderLost { how } => how,
             Self::Undecodable { error, .. } => {
                 return format!("the pictures can't be decoded: {error}");
+            }
+            Self::Foreign { name, codec } => {
+                return format!("{name} sends {codec}, which this version can't decode");
             }
             Self::SoundOnly => "the encoder sends sound but no picture",
             Self::OnItsWay => "the first picture is on its way",
@@ -177,6 +200,7 @@ impl<'a> Trouble<'a> {
             Self::Undecodable { .. } => {
                 "Set the encoder to H.264 (AVC), 8 bit, 4:2:0, at most 4096 x 2304."
             }
+            Self::Foreign { .. } => "Set H.264 in the encoder.",
             Self::SoundOnly => "Look at the encoder's camera or video source.",
             Self::OnItsWay => "Nothing to do.",
         }

@@ -19,7 +19,7 @@ use firstmile_shared::{
         clock::{HEARTBEAT, Ping, Pong},
         close::Close,
         control::{FromConnector, FromRelay, IngestAddresses, LINES_MAX, LineDeclaration},
-        unit::Unit,
+        unit::{Unit, UnitError},
     },
 };
 use quinn::{Connection, Endpoint, VarInt};
@@ -99,6 +99,8 @@ pub(super) struct Session<'a> {
     losers: BTreeMap<u32, (FeedInfo, String)>,
     /// Lines on program and on preview, as the relay knows.
     told: (BTreeSet<u32>, BTreeSet<u32>),
+    /// The tracks of each line that are played, as the relay knows.
+    played: BTreeMap<u32, (u8, u8)>,
     /// Units that came before the relay's clock was known.
     early: Early,
     /// Who waits for a join token for another machine.
@@ -150,6 +152,7 @@ impl<'a> Session<'a> {
                 infos: BTreeMap::new(),
                 losers: BTreeMap::new(),
                 told: Default::default(),
+                played: BTreeMap::new(),
                 early: Early::default(),
                 asked: VecDeque::new(),
             }),
@@ -259,7 +262,10 @@ impl<'a> Session<'a> {
                     self.asked.push_back(ask);
                 }
                 Some(message) = said.recv() => self.control.say(&message),
-                _ = look.tick() => self.tell_tally(),
+                _ = look.tick() => {
+                    self.tell_tally();
+                    self.tell_played();
+                }
                 _ = measure.tick() => self.measure(status),
             }
         }
@@ -330,6 +336,17 @@ impl<'a> Session<'a> {
         match answer {
             Ok(unit) => self.deliver(unit, clock::now_us()),
             Err(LostUnit::GivenUp) => {}
+            Err(LostUnit::Invalid(UnitError::UnknownCodec {
+                line,
+                publisher,
+                seq,
+                ..
+            })) => {
+                // Its name is in the relay's list of tracks.
+                if let Some(handle) = self.lines.handle(line) {
+                    handle.pass_over(publisher, seq);
+                }
+            }
             Err(lost) => debug!(%lost, "a unit did not come"),
         }
     }

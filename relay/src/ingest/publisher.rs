@@ -6,7 +6,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::BytesMut;
-use firstmile_shared::clock;
+use firstmile_shared::{clock, tunnel::control::TrackReport};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time,
@@ -18,7 +18,10 @@ use super::{Desk, connections::Place};
 use crate::{
     metrics::Refused,
     registry::{Ending, Publication, PublishRequest, Refusal},
-    rtmp::session::{Event, Progress, PublishRequested, Session, SessionError},
+    rtmp::{
+        flv::units::TrackInfo,
+        session::{Event, Progress, PublishRequested, Session, SessionError},
+    },
 };
 
 /// Drives one session over one socket (TCP, or TLS over it).
@@ -219,6 +222,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                     warn!(studio, line, peer = %self.peer, sends = what.0, "the encoder sends what can not be played");
                 }
             }
+            Event::Tracks(tracks) => {
+                if let Some(publication) = &self.publication {
+                    publication.set_tracks(tracks.iter().map(track_report).collect());
+                }
+            }
             Event::Metadata { encoder } => {
                 debug!(encoder, "the encoder says who it is");
                 if let Some(publication) = &self.publication {
@@ -283,6 +291,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             }
         }
         Ok(())
+    }
+}
+
+fn track_report(track: &TrackInfo) -> TrackReport {
+    TrackReport {
+        track: track.number,
+        kind: track.kind.name().to_owned(),
+        codec: match track.codec {
+            Ok(codec) => codec.name().to_owned(),
+            Err(what) => what.0.to_owned(),
+        },
+        carried: track.codec.is_ok(),
     }
 }
 

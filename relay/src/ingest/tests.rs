@@ -10,7 +10,10 @@ use firstmile_shared::{
     config::Listen,
     media::AccessUnit,
     tls::Spki,
-    tunnel::{control::FeedReport, unit::Unit},
+    tunnel::{
+        control::{FeedReport, TrackReport},
+        unit::Unit,
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -424,6 +427,7 @@ impl Subscriber for Studio {
     fn feed_ended(&self, _line: u32, _publisher: u32, reason: &str) {
         self.texts.lock().unwrap().push(format!("ends: {reason}"));
     }
+    fn tracks(&self, _line: u32, _publisher: u32, _tracks: Vec<TrackReport>) {}
     fn claims(&self, _line: u32, _claims: Claims) {}
     fn report(&self, _feeds: Vec<FeedReport>) {}
     fn draining(&self) {}

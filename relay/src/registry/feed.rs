@@ -14,13 +14,13 @@ use firstmile_shared::{
     takeover::{self, Arbiter, Look, Refusals, Why},
     tls::Spki,
     tunnel::{
-        control::{Claim, FeedReport, Takeover},
+        control::{Claim, FeedReport, Takeover, TrackReport},
         unit::Unit,
     },
 };
 
 use self::publisher::Timed;
-pub(super) use self::publisher::{Closing, Publisher};
+pub(super) use self::publisher::{Closing, Publisher, codec_name};
 use super::{Claims, Ending, FeedStart, Subscriber};
 use crate::{
     auth::LineRecord,
@@ -104,6 +104,21 @@ impl Feed {
         }
     }
 
+    /// Notes what a publisher sends; the connectors hear of it if it has the line.
+    pub(super) fn set_tracks(&mut self, number: u32, tracks: Vec<TrackReport>) {
+        let is_live = self.live == Some(number);
+        let Some(publisher) = self.publishers.iter_mut().find(|p| p.number == number) else {
+            return;
+        };
+        publisher.tracks = tracks;
+        if is_live {
+            for target in &self.targets {
+                let tracks = publisher.tracks.clone();
+                target.outbox.tracks(target.line, number, tracks);
+            }
+        }
+    }
+
     /// Brings the lines and the connected sessions up to date. Connectors that are new to a live feed hear of it;
     /// without an enabled line, every publisher is told to go: the studio took the key away.
     pub(super) fn update(&mut self, lines: Vec<LineRecord>, targets: Vec<Target>, now_us: i64) {
@@ -125,7 +140,7 @@ impl Feed {
             }
             for target in &self.targets {
                 match old.iter().find(|old| old.is_same_line(target)) {
-                    None => target.outbox.feed_started(start(target, live)),
+                    None => announce(target, live),
                     Some(old) if old.delay_ms != target.delay_ms => {
                         target.outbox.set_delay(target.line, target.delay_ms);
                     }
@@ -203,7 +218,7 @@ impl Feed {
         } = timed;
         let publisher = &mut self.publishers[index];
         if publisher.waits_for_keyframe && unit.kind() == MediaKind::Video {
-            if !unit.keyframe {
+            if !publisher::is_keyframe(&unit) {
                 return self.metrics.dropped(Dropped::Held, 1);
             }
             publisher.waits_for_keyframe = false;
@@ -389,6 +404,15 @@ impl Target {
 
 fn contains(targets: &[Target], target: &Target) -> bool {
     targets.iter().any(|other| other.is_same_line(target))
+}
+
+/// Tells a connector of a feed and its tracks.
+fn announce(target: &Target, live: &Publisher) {
+    target.outbox.feed_started(start(target, live));
+    if !live.tracks.is_empty() {
+        let tracks = live.tracks.clone();
+        target.outbox.tracks(target.line, live.number, tracks);
+    }
 }
 
 fn start(target: &Target, live: &Publisher) -> FeedStart {

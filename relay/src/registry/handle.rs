@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use firstmile_shared::{clock, media::AccessUnit};
+use firstmile_shared::{clock, media::AccessUnit, tunnel::control::TrackReport};
 use tracing::info;
 
 use super::{
@@ -39,6 +39,11 @@ impl Publication {
     /// came with.
     pub fn describe(&self, encoder: String) {
         lock(&self.feed).describe(self.number, encoder);
+    }
+
+    /// Notes what the encoder sends, for the lists and the connectors.
+    pub fn set_tracks(&self, tracks: Vec<TrackReport>) {
+        lock(&self.feed).set_tracks(self.number, tracks);
     }
 
     /// Ends the feed with a clause for the operator: "the encoder's network was lost".

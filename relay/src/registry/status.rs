@@ -1,9 +1,16 @@
 //! The registry's state as data: what `publishers --json` and `connectors --json` say (stable fields).
 
-use firstmile_shared::date;
+use firstmile_shared::{
+    date,
+    media::{Codec, MediaKind},
+};
 use serde::{Deserialize, Serialize};
 
-use super::{Session, Table, feed::Publisher, lock};
+use super::{
+    Session, Table,
+    feed::{Publisher, codec_name},
+    lock,
+};
 use crate::auth::Snapshot;
 
 /// One encoder.
@@ -27,7 +34,7 @@ pub struct PublisherStatus {
     pub encoder_lag_ms: Option<u32>,
     /// Bits per second of the last second.
     pub bitrate_bps: Option<u64>,
-    /// "H.264".
+    /// "H.264"; also the name of what is not carried.
     pub video_codec: Option<String>,
     /// "AAC".
     pub audio_codec: Option<String>,
@@ -150,6 +157,17 @@ impl Session {
     }
 }
 
+fn codec(publisher: &Publisher, kind: MediaKind) -> Option<String> {
+    let seen = match kind {
+        MediaKind::Video => publisher.video,
+        MediaKind::Audio => publisher.audio,
+        MediaKind::Data => None,
+    };
+    codec_name(&publisher.tracks, kind)
+        .or(seen.map(Codec::name))
+        .map(str::to_owned)
+}
+
 fn describe(publisher: &Publisher) -> PublisherStatus {
     PublisherStatus {
         studio: String::new(),
@@ -161,8 +179,8 @@ fn describe(publisher: &Publisher) -> PublisherStatus {
         state: PublisherState::Held,
         encoder_lag_ms: publisher.lag_ms(),
         bitrate_bps: publisher.bitrate_bps,
-        video_codec: publisher.video.map(|codec| codec.name().to_owned()),
-        audio_codec: publisher.audio.map(|codec| codec.name().to_owned()),
+        video_codec: codec(publisher, MediaKind::Video),
+        audio_codec: codec(publisher, MediaKind::Audio),
         delivered_to: Vec::new(),
     }
 }

@@ -52,6 +52,7 @@ impl Subscriber for Notebook {
     fn feed_ended(&self, line: u32, _publisher: u32, reason: &str) {
         self.write(format!("line {line} ends: {reason}"));
     }
+    fn tracks(&self, _line: u32, _publisher: u32, _tracks: Vec<TrackReport>) {}
     fn claims(&self, line: u32, claims: Claims) {
         let name = |claim: &Claim| claim.encoder.clone();
         let held: Vec<_> = claims.held.iter().map(name).collect();

@@ -24,7 +24,7 @@ use super::{
     chunk::{self, ChunkError, Message, kind},
     flv::{
         Unsupported,
-        units::{Counts, Outcome, Units},
+        units::{Counts, Outcome, TrackInfo, Units},
     },
     handshake::{Handshake, HandshakeError},
     message::{self, Aggregate, Incoming},
@@ -43,8 +43,10 @@ pub enum Event {
         /// At most 128 characters, none of them a control.
         encoder: String,
     },
-    /// The encoder sends what is not played; told once per publish and kind of track.
+    /// The encoder sends what is not played; told once for each track, until it sends something else there.
     Unsupported(Unsupported),
+    /// All tracks of this publish, when there is another one or one changed its codec.
+    Tracks(Vec<TrackInfo>),
     /// The encoder ended its publish in good order. It may begin another one.
     Unpublished,
 }
@@ -145,8 +147,6 @@ struct Connected {
 /// What was told once and need not be again.
 #[derive(Debug, Default)]
 struct Told {
-    video: bool,
-    audio: bool,
     metadata: bool,
 }
 
@@ -356,24 +356,21 @@ impl Session {
         if !self.is_publishing() {
             return;
         }
-        let (outcome, told) = match incoming {
-            Incoming::Video(body) => (
-                self.units.video(now_us, timestamp, &body),
-                &mut self.told.video,
-            ),
-            Incoming::Audio(body) => (
-                self.units.audio(now_us, timestamp, &body),
-                &mut self.told.audio,
-            ),
-            Incoming::Data(values) => return self.metadata(&values),
-            _ => return,
-        };
-        match outcome {
-            Outcome::Unit(unit) => self.events.push_back(Event::Unit(unit)),
-            Outcome::Unsupported(what) if !std::mem::replace(told, true) => {
-                self.events.push_back(Event::Unsupported(what));
+        match incoming {
+            Incoming::Video(body) => self.units.video(now_us, timestamp, &body),
+            Incoming::Audio(body) => self.units.audio(now_us, timestamp, &body),
+            Incoming::Data(values) => {
+                self.metadata(&values);
+                self.units.data(now_us, timestamp, &values);
             }
-            Outcome::Unsupported(_) | Outcome::Nothing => {}
+            _ => return,
+        }
+        while let Some(outcome) = self.units.poll() {
+            self.events.push_back(match outcome {
+                Outcome::Unit(unit) => Event::Unit(unit),
+                Outcome::Unsupported(what) => Event::Unsupported(what),
+                Outcome::TracksChanged => Event::Tracks(self.units.tracks().collect()),
+            });
         }
     }
 

@@ -197,6 +197,7 @@ async fn talk(
             FromConnector::Declare { .. }
             | FromConnector::Tally { .. }
             | FromConnector::Take { .. }
+            | FromConnector::Play { .. }
             | FromConnector::Refuse { .. }
             | FromConnector::Invite {} => {}
         }

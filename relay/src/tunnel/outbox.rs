@@ -12,7 +12,7 @@ use bytes::Bytes;
 use firstmile_shared::{
     clock,
     tunnel::{
-        control::{self, FeedReport, FromRelay, LINES_MAX},
+        control::{self, FeedReport, FromRelay, LINES_MAX, TrackReport},
         scheduler::{Limits, Scheduler, Totals},
         unit::Unit,
     },
@@ -37,6 +37,8 @@ pub(super) struct Queues {
     report: Option<Vec<FeedReport>>,
     /// By line; only the newest is of use, too.
     claims: BTreeMap<u32, Claims>,
+    /// By line: the publisher and its tracks, likewise.
+    tracks: BTreeMap<u32, (u32, Vec<TrackReport>)>,
     lost_percent: Option<f64>,
     has_overflown: bool,
 }
@@ -50,6 +52,7 @@ impl Outbox {
                 messages: VecDeque::new(),
                 report: None,
                 claims: BTreeMap::new(),
+                tracks: BTreeMap::new(),
                 lost_percent: None,
                 has_overflown: false,
             }),
@@ -80,6 +83,11 @@ impl Outbox {
         self.notify.notify_one();
     }
 
+    /// Which tracks of a line the connector plays.
+    pub fn play(&self, line: u32, video: u8, audio: u8) {
+        self.queues().scheduler.set_played(line, video, audio);
+    }
+
     /// A unit, with the connector's own line number. Too late or too much: it, or others, are dropped and counted.
     pub fn deliver(&self, unit: Unit) {
         self.queues().scheduler.push(unit, clock::now_us());
@@ -98,6 +106,12 @@ impl Outbox {
     /// Who else uses the line's key.
     pub fn claims(&self, line: u32, claims: Claims) {
         self.queues().claims.insert(line, claims);
+        self.notify.notify_one();
+    }
+
+    /// What a publisher sends.
+    pub fn tracks(&self, line: u32, publisher: u32, tracks: Vec<TrackReport>) {
+        self.queues().tracks.insert(line, (publisher, tracks));
         self.notify.notify_one();
     }
 
@@ -166,6 +180,10 @@ impl Subscriber for Outbox {
         self.claims(line, claims);
     }
 
+    fn tracks(&self, line: u32, publisher: u32, tracks: Vec<TrackReport>) {
+        self.tracks(line, publisher, tracks);
+    }
+
     fn report(&self, feeds: Vec<FeedReport>) {
         self.report(feeds);
     }
@@ -198,6 +216,13 @@ impl Queues {
                 held: claims.held,
                 refused: claims.refused,
                 frozen: claims.frozen,
+            }));
+        }
+        if let Some((line, (publisher, tracks))) = self.tracks.pop_first() {
+            return Some(control::encode(&FromRelay::Tracks {
+                line,
+                publisher,
+                tracks,
             }));
         }
         let feeds = self.report.take()?;

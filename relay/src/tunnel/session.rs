@@ -273,6 +273,10 @@ impl Session<'_> {
                 self.subscription.tally(program);
                 None
             }
+            FromConnector::Play { line, video, audio } => {
+                self.outbox.play(line, video, audio);
+                None
+            }
             FromConnector::Take { line, publisher } => {
                 if !self.subscription.take(line, publisher) {
                     debug!(line, publisher, "it takes a publisher that is not here");

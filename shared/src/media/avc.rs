@@ -11,6 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::bits::BitReader;
 use sps::KIND_SPS;
 pub use sps::Sps;
+pub(super) use sps::without_emulation;
 
 /// What a decoder configuration says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +103,7 @@ impl AvcConfig {
 }
 
 /// The size of more samples.
-fn larger(a: (u32, u32), b: (u32, u32)) -> (u32, u32) {
+pub(super) fn larger(a: (u32, u32), b: (u32, u32)) -> (u32, u32) {
     let samples = |(columns, rows): (u32, u32)| u64::from(columns) * u64::from(rows);
     if samples(b) > samples(a) { b } else { a }
 }

@@ -75,6 +75,16 @@ pub enum FromConnector {
         /// The publisher's number, as in `claims`.
         publisher: u32,
     },
+    /// Which tracks of a line are played: the others are sent when nothing else is. Without it 0 and 0; the relay
+    /// forgets it with the connection.
+    Play {
+        /// The connector's line number.
+        line: u32,
+        /// The number of the video track: played from its next keyframe on.
+        video: u8,
+        /// The number of the audio track.
+        audio: u8,
+    },
     /// Asks for a join token of this connector's studio, for another machine of it. Answer: `invited` or
     /// `not_invited`, in the order of the questions.
     Invite {},
@@ -204,6 +214,15 @@ pub enum FromRelay {
         #[serde(default)]
         frozen: bool,
     },
+    /// What a publisher sends, said when it changes. What is not carried is here by name only.
+    Tracks {
+        /// The connector's line number.
+        line: u32,
+        /// The publisher's number.
+        publisher: u32,
+        /// In the order in which they came.
+        tracks: Vec<TrackReport>,
+    },
     /// Units that were dropped on purpose, in the order of `seq`: do not wait for them.
     Dropped {
         /// The connector's line number.
@@ -274,6 +293,29 @@ pub struct FeedReport {
     /// Publishers that hold the same key and are not shown.
     #[serde(default)]
     pub held: u32,
+}
+
+/// One track of a publisher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackReport {
+    /// Its number among those of its kind, as in its units.
+    pub track: u8,
+    /// `video`, `audio` or `data`.
+    pub kind: String,
+    /// "H.264"; a name that operators know, also of what is not carried.
+    pub codec: String,
+    /// Whether its units come; without it they do.
+    #[serde(default = "carried", skip_serializing_if = "is_carried")]
+    pub carried: bool,
+}
+
+const fn carried() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_carried(carried: &bool) -> bool {
+    *carried
 }
 
 /// An encoder that has a line's key and not the line.
@@ -421,6 +463,7 @@ const KNOWN_TYPES: &[&str] = &[
     "tally",
     "take",
     "refuse",
+    "play",
     "bye",
     "enrolled",
     "welcome",
@@ -430,6 +473,7 @@ const KNOWN_TYPES: &[&str] = &[
     "feed_ended",
     "feed_status",
     "claims",
+    "tracks",
     "dropped",
     "draining",
 ];

@@ -231,6 +231,11 @@ fn control_messages_are_those_of_the_code() {
             line: 0,
             publisher: 0,
         },
+        FromConnector::Play {
+            line: 0,
+            video: 0,
+            audio: 0,
+        },
         FromConnector::Invite {},
         FromConnector::Bye {
             reason: String::new(),
@@ -284,6 +289,11 @@ fn from_relay() -> Vec<FromRelay> {
             held: vec![],
             refused: vec![],
             frozen: true,
+        },
+        FromRelay::Tracks {
+            line: 0,
+            publisher: 0,
+            tracks: vec![],
         },
         FromRelay::Dropped {
             line: 0,

@@ -5,6 +5,7 @@
 //!
 //! - **Order**: sound, then each line's newest keyframe, then references, then the rest. Lines share: among equals
 //!   the line goes that got the fewest bytes.
+//! - **Spare**: tracks that are not played, and data, go last like pictures that no other needs, and are dropped first.
 //! - **Late**: what is not a reference goes out until its age is the studio delay D, everything else until
 //!   D + 500 ms, a line's newest keyframe whatever its age.
 //! - **Decodable**: after a reference is lost to this queue, nothing of its GOP goes out until the next keyframe.
@@ -62,7 +63,7 @@ pub const UNIT_OVERHEAD: usize = 256;
 /// How urgent a unit is; the greater goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// A picture that no other needs.
+    /// A picture that no other needs, or anything of a track that is not played.
     NonReference,
     /// A picture that later ones need; keyframes that are not the newest too.
     Reference,
@@ -110,6 +111,12 @@ impl Scheduler {
     /// Sets a line's studio delay D.
     pub fn set_delay(&mut self, line: u32, delay_us: i64) {
         self.line(line).set_delay(delay_us);
+    }
+
+    /// Sets which tracks of a line are played: this sound at once, these pictures from their next keyframe on. Without
+    /// it 0 and 0.
+    pub fn set_played(&mut self, line: u32, video: u8, audio: u8) {
+        self.line(line).set_played(video, audio);
     }
 
     /// Takes a unit in. Older ones, or this one, may be dropped for it.

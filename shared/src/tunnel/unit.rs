@@ -73,11 +73,17 @@ pub enum UnitError {
         /// The flags byte.
         flags: u8,
     },
-    /// A codec that this version does not know.
+    /// A codec that this version does not know. Nothing else is wrong with the unit.
     #[error("unknown codec {code}")]
     UnknownCodec {
         /// The codec byte.
         code: u8,
+        /// The connector's line number.
+        line: u32,
+        /// The publisher's number.
+        publisher: u32,
+        /// The unit's number: it is no gap.
+        seq: u64,
     },
     /// A declared length is over its limit.
     #[error("{part} of {len} bytes exceeds the limit of {max}")]
@@ -158,7 +164,6 @@ impl Unit {
             return Err(UnitError::ReservedFlags { flags });
         }
         let code = header.get_u8();
-        let codec = Codec::from_code(code).ok_or(UnitError::UnknownCodec { code })?;
         let track = header.get_u8();
         let line = header.get_u32();
         let publisher = header.get_u32();
@@ -176,6 +181,12 @@ impl Unit {
         if len != expected {
             return Err(UnitError::Length { len, expected });
         }
+        let codec = Codec::from_code(code).ok_or(UnitError::UnknownCodec {
+            code,
+            line,
+            publisher,
+            seq,
+        })?;
         stream.advance(HEADER_LEN);
         let config = stream.split_to(config_len);
         Ok(Self {

@@ -22,14 +22,16 @@ fuzz_target!(|tags: Vec<Tag<'_>>| {
     for tag in tags {
         now_us += i64::from(tag.later_ms) * 1000;
         let body = Bytes::copy_from_slice(tag.body);
-        let outcome = if tag.is_video {
-            units.video(now_us, tag.timestamp, &body)
+        if tag.is_video {
+            units.video(now_us, tag.timestamp, &body);
         } else {
-            units.audio(now_us, tag.timestamp, &body)
-        };
-        if let Outcome::Unit(unit) = outcome {
-            assert!(!unit.payload.is_empty());
-            assert_eq!(Unit::check(&unit), Ok(()), "{unit:?}");
+            units.audio(now_us, tag.timestamp, &body);
+        }
+        while let Some(outcome) = units.poll() {
+            if let Outcome::Unit(unit) = outcome {
+                assert!(!unit.payload.is_empty());
+                assert_eq!(Unit::check(&unit), Ok(()), "{unit:?}");
+            }
         }
     }
 });

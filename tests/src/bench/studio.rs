@@ -1,6 +1,7 @@
-//! A bare connector: speaks the tunnel's protocol to a real relay and counts what comes. No playout, no decoder.
+//! A bare connector: speaks the tunnel's protocol to a real relay and counts or keeps what comes. No playout, no
+//! decoder.
 
-use std::{net::UdpSocket, sync::Arc};
+use std::{net::UdpSocket, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use firstmile_shared::{
@@ -12,13 +13,13 @@ use firstmile_shared::{
         VERSION,
         control::{
             self, Decoder, FromConnector, FromRelay, LineDeclaration, MESSAGE_LEN_MAX, Received,
-            Takeover,
+            Takeover, TrackReport,
         },
         unit::{STREAM_LEN_MAX, Unit},
     },
 };
 use quinn::{Connection, RecvStream, SendStream};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time};
 
 use super::meter::Arrivals;
 
@@ -108,6 +109,42 @@ impl Studio {
         }
     }
 
+    /// Keeps all that comes of the next feed, until it has ended and nothing has come for a while.
+    pub async fn take_feed(&mut self) -> anyhow::Result<Feed> {
+        let mut streams = JoinSet::new();
+        let (mut feed, mut is_over) = (Feed::default(), false);
+        loop {
+            let patience = if is_over { QUIET } else { PATIENCE };
+            tokio::select! {
+                accepted = self.connection.accept_uni() => {
+                    let mut stream = accepted?;
+                    streams.spawn(async move { stream.read_to_end(STREAM_LEN_MAX).await });
+                }
+                heard = self.control.hear() => match heard? {
+                    FromRelay::FeedEnded { .. } => is_over = true,
+                    FromRelay::Tracks { tracks, .. } => feed.tracks = tracks,
+                    FromRelay::Dropped { from_seq, to_seq, .. } => {
+                        feed.dropped += to_seq - from_seq + 1;
+                    }
+                    _ => {}
+                },
+                Some(read) = streams.join_next() => {
+                    // A stream that was reset is a unit that will not come.
+                    if let Ok(bytes) = read? {
+                        feed.units.push(Unit::decode(bytes.into())?);
+                    }
+                }
+                () = time::sleep(patience) => {
+                    if !is_over {
+                        bail!("nothing has come for {PATIENCE:?} of a feed that has not ended: {} units", feed.units.len());
+                    }
+                    feed.units.sort_unstable_by_key(|unit| unit.seq);
+                    return Ok(feed);
+                }
+            }
+        }
+    }
+
     /// The connection, to hang up.
     pub fn connection(&self) -> &Connection {
         &self.connection
@@ -133,6 +170,23 @@ impl Studio {
         }
     }
 }
+
+/// All that came of one feed.
+#[derive(Debug, Default)]
+pub struct Feed {
+    /// In the order in which the relay got them.
+    pub units: Vec<Unit>,
+    /// As the relay named them last.
+    pub tracks: Vec<TrackReport>,
+    /// Units that the relay left out.
+    pub dropped: u64,
+}
+
+/// An encoder that starts may take this long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Units of a feed that has ended come at once.
+const QUIET: Duration = Duration::from_millis(400);
 
 async fn count_unit(mut stream: RecvStream, arrivals: Arc<Arrivals>) -> anyhow::Result<()> {
     let unit = Unit::decode(stream.read_to_end(STREAM_LEN_MAX).await?.into())?;

@@ -20,8 +20,8 @@ use firstmile_connector::{
     decode::{CodedUnit, Decoded, Decoder, FfmpegDecoder, PIXELS_MAX, ProcessDecoder, process},
     os::HelperProgram,
 };
-use firstmile_relay::rtmp::flv::{AudioTag, VideoTag};
-use firstmile_shared::media::Codec;
+use firstmile_relay::rtmp::flv::{self, Packet};
+use firstmile_shared::media::{Codec, MediaKind};
 use firstmile_tests::{
     bench::meter::{cpu_seconds, median},
     watch::Spread,
@@ -261,46 +261,52 @@ impl Clip {
 }
 
 /// Cuts what ffmpeg wrote: (decode time, unit).
-fn units(mut flv: Bytes) -> anyhow::Result<Vec<(i64, CodedUnit)>> {
-    flv.advance(FILE_HEADER_LEN);
+fn units(mut file: Bytes) -> anyhow::Result<Vec<(i64, CodedUnit)>> {
+    file.advance(FILE_HEADER_LEN);
     let (mut video_config, mut audio_config) = (None, None);
     let mut units = Vec::new();
-    while flv.len() > TAG_HEADER_LEN {
-        let kind = flv.get_u8();
-        let len = usize::try_from(flv.get_uint(3))?;
-        let low = flv.get_uint(3);
-        let at_us = i64::try_from((u64::from(flv.get_u8()) << 24) | low)? * 1_000;
-        flv.advance(3);
-        let body = flv.split_to(len);
-        flv.advance(PREVIOUS_TAG_LEN);
+    while file.len() > TAG_HEADER_LEN {
+        let kind = file.get_u8();
+        let len = usize::try_from(file.get_uint(3))?;
+        let low = file.get_uint(3);
+        let at_us = i64::try_from((u64::from(file.get_u8()) << 24) | low)? * 1_000;
+        file.advance(3);
+        let body = file.split_to(len);
+        file.advance(PREVIOUS_TAG_LEN);
         let unit = |codec, config: Option<Bytes>, payload, offset_us| CodedUnit {
             codec,
             config,
             payload,
             pts_us: at_us + offset_us,
         };
-        match kind {
-            TAG_VIDEO => match VideoTag::parse(&body) {
-                VideoTag::Config(record) => video_config = Some(record),
-                VideoTag::Picture {
+        let parts = match kind {
+            TAG_VIDEO => flv::video(&body),
+            TAG_AUDIO => flv::audio(&body),
+            _ => continue,
+        };
+        for part in parts {
+            match part.packet {
+                Packet::Config { codec, record } if codec.kind() == MediaKind::Video => {
+                    video_config = Some(record);
+                }
+                Packet::Config { record, .. } => audio_config = Some(record),
+                Packet::Picture {
+                    codec,
                     keyframe,
                     composition_ms,
                     data,
+                    ..
                 } => {
                     let config = video_config.clone().filter(|_| keyframe);
                     let offset_us = i64::from(composition_ms) * 1_000;
-                    units.push((at_us, unit(Codec::H264, config, data, offset_us)));
+                    units.push((at_us, unit(codec, config, data, offset_us)));
                 }
+                Packet::Sound {
+                    codec: Some(codec),
+                    data,
+                } => units.push((at_us, unit(codec, audio_config.clone(), data, 0))),
                 _ => {}
-            },
-            TAG_AUDIO => match AudioTag::parse(&body) {
-                AudioTag::Config(record) => audio_config = Some(record),
-                AudioTag::Frame(data) => {
-                    units.push((at_us, unit(Codec::Aac, audio_config.clone(), data, 0)));
-                }
-                AudioTag::Unsupported(_) => {}
-            },
-            _ => {}
+            }
         }
     }
     if units.is_empty() {

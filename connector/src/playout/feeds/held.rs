@@ -1,13 +1,14 @@
 //! A feed that is received and not played: another relay's feed of the same line has it, or the word of it has not
 //! come yet. It keeps what it takes to be shown at once, and no more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use firstmile_shared::{
     media::MediaKind,
     takeover::{ASK_AFTER_US, Challenger, Look},
 };
 
+use super::tuner::Tuner;
 use crate::playout::{
     FeedInfo,
     jitter::{Jitter, Queued, Timing},
@@ -22,6 +23,7 @@ pub(super) struct Held {
     pub(super) info: Option<FeedInfo>,
     pub(super) look: Look,
     pub(super) clock: MediaClock,
+    pub(super) tuner: Tuner,
     pub(super) buffer: Buffer,
     pub(super) pulse: Pulse,
 }
@@ -41,6 +43,8 @@ pub(super) struct Pulse {
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
     units: BTreeMap<u64, Queued>,
+    /// What came between them and is not played.
+    others: BTreeSet<u64>,
     bytes: usize,
 }
 
@@ -51,6 +55,7 @@ impl Held {
             look: info.as_ref().map_or_else(nobody, FeedInfo::look),
             info,
             clock: MediaClock::default(),
+            tuner: Tuner::default(),
             buffer: Buffer::default(),
             pulse: Pulse::new(now_us),
         }
@@ -121,6 +126,14 @@ impl Buffer {
         }
     }
 
+    /// A unit that is not played.
+    pub(super) fn pass_over(&mut self, seq: u64) {
+        self.others.insert(seq);
+        if self.others.len() > UNITS_MAX {
+            self.others.pop_first();
+        }
+    }
+
     /// Everything from where a decoder has to start, for playing on.
     pub(super) fn into_jitter(mut self, timing: Timing, now_us: i64) -> Jitter {
         self.trim(timing, now_us);
@@ -131,6 +144,9 @@ impl Buffer {
         let mut jitter = Jitter::default();
         for queued in self.units.into_values() {
             jitter.push(queued, timing, now_us);
+        }
+        for seq in self.others {
+            jitter.pass_over(seq, now_us);
         }
         jitter
     }
@@ -160,6 +176,7 @@ impl Buffer {
 
     fn drop_before(&mut self, seq: u64) {
         self.units = self.units.split_off(&seq);
+        self.others = self.others.split_off(&seq);
         self.bytes = (self.units.values())
             .map(|queued| queued.unit.payload.len())
             .sum();

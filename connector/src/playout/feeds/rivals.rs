@@ -10,6 +10,7 @@ use super::{
     CHANGES_MAX, FEEDS_MAX, Feed, FeedChange, Feeds, HELD_MAX, HeldFeed, SUCCESSOR_US, Taken,
     held::{Buffer, Held, Pulse},
     queued,
+    tuner::{Role, Tuner},
 };
 
 impl Feeds {
@@ -80,6 +81,10 @@ impl Feeds {
     ) -> Taken {
         let played_us = self.chosen().map(|index| self.feeds[index].pulse.last_us);
         let held = &mut self.held[index];
+        if held.tuner.role(&arrived.unit.access_unit, arrived.unit.seq) == Role::Other {
+            held.buffer.pass_over(arrived.unit.seq);
+            return Taken::Held;
+        }
         let (queued, lag_us) = queued(&mut held.clock, arrived);
         held.pulse.beat(queued.arrived_us, lag_us);
         held.pulse.note_alone(played_us.unwrap_or(i64::MIN), now_us);
@@ -151,6 +156,7 @@ impl Feeds {
                 info: old.info.clone(),
                 look: look.clone(),
                 clock: old.clock.clone(),
+                tuner: tuned(old.tuner.wanted()),
                 buffer: Buffer::default(),
                 pulse: Pulse {
                     came_us: now_us.saturating_sub(ASK_AFTER_US),
@@ -179,6 +185,13 @@ impl Feeds {
         self.gone.retain(|gone| gone.publisher != held.publisher);
         self.feeds.push_back(Feed::new(held));
     }
+}
+
+/// For a feed that begins again.
+fn tuned(wanted: (u8, u8)) -> Tuner {
+    let mut tuner = Tuner::default();
+    tuner.want(wanted);
+    tuner
 }
 
 impl fmt::Display for FeedChange {

@@ -46,6 +46,7 @@ fn info(publisher: u32) -> FeedInfo {
         encoder: format!("encoder {publisher}"),
         agent: format!("encoder {publisher}"),
         peer: "10.0.0.1:5".to_owned(),
+        tracks: Vec::new(),
     }
 }
 
@@ -203,6 +204,7 @@ fn elsewhere(publisher: u32) -> FeedInfo {
     FeedInfo {
         relay: "spare:4433".to_owned(),
         peer: "10.0.0.2:5".to_owned(),
+        tracks: Vec::new(),
         ..info(publisher)
     }
 }

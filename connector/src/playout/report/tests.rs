@@ -1,3 +1,5 @@
+use firstmile_shared::tunnel::control::TrackReport;
+
 use super::*;
 use crate::playout::{line::Line, stats::Recent};
 
@@ -10,6 +12,7 @@ fn feed() -> FeedInfo {
         encoder: "Larix iOS".to_owned(),
         agent: "test".to_owned(),
         peer: "203.0.113.9:1000".to_owned(),
+        tracks: Vec::new(),
     }
 }
 
@@ -40,6 +43,65 @@ fn noted(value_us: i64) -> Recent {
         recent.note(value_us, NOW_US);
     }
     recent
+}
+
+#[test]
+fn what_can_not_be_decoded_is_named_with_its_remedy() {
+    let track = |kind: &str, codec: &str, carried| TrackReport {
+        track: 0,
+        kind: kind.to_owned(),
+        codec: codec.to_owned(),
+        carried,
+    };
+    let live = |stats: &mut Stats| {
+        stats.shown_us = Some(NOW_US - 10_000);
+        stats.last_arrival_us = Some(NOW_US - 10_000);
+        stats.last_video_us = Some(NOW_US - 10_000);
+    };
+    // (tracks, what is known, state and reason)
+    for (tracks, is_live, expected) in [
+        (
+            vec![track("video", "VVC", false), track("audio", "AAC", true)],
+            false,
+            (
+                LineState::Waiting,
+                "Camera 1 sends VVC, which this version can't decode: set H.264 in the encoder",
+            ),
+        ),
+        (
+            // A relay that is newer than this connector carries it.
+            vec![track("video", "AV2", true)],
+            false,
+            (
+                LineState::Waiting,
+                "Camera 1 sends AV2, which this version can't decode: set H.264 in the encoder",
+            ),
+        ),
+        (
+            vec![
+                track("video", "H.264", true),
+                track("audio", "Speex", false),
+            ],
+            true,
+            (
+                LineState::Live,
+                "Camera 1 sends sound as Speex, which this version can't decode: set AAC in the encoder",
+            ),
+        ),
+        (
+            vec![track("video", "VP8", false), track("video", "AV1", true)],
+            true,
+            (LineState::Live, ""),
+        ),
+    ] {
+        let feed = FeedInfo { tracks, ..feed() };
+        let (state, reason) = told(Some(&feed), |stats| {
+            if is_live {
+                live(stats);
+            }
+        });
+        assert_eq!((state, reason.as_str()), expected);
+    }
 }
 
 #[test]

@@ -44,6 +44,7 @@ impl Session<'_> {
                     encoder,
                     agent,
                     peer: printable(&peer),
+                    tracks: Vec::new(),
                 };
                 self.feed_started(line, feed, status);
             }
@@ -83,6 +84,19 @@ impl Session<'_> {
                 );
                 if let Some(handle) = self.lines.handle(line) {
                     handle.dropped(publisher, from_seq, to_seq, video, audio);
+                }
+            }
+            FromRelay::Tracks {
+                line,
+                publisher,
+                mut tracks,
+            } => {
+                tracks.truncate(TRACKS_MAX);
+                for track in &mut tracks {
+                    track.codec = printable(&track.codec);
+                }
+                if let Some(handle) = self.lines.handle(line) {
+                    handle.set_tracks(publisher, &tracks);
                 }
             }
             FromRelay::Declared {
@@ -225,6 +239,25 @@ impl Session<'_> {
         known.map(|line| line.name.clone()).unwrap_or_default()
     }
 
+    /// Tells the relay which tracks are played, if that changed: the others come when nothing else does.
+    pub(super) fn tell_played(&mut self) {
+        for (line, publisher) in &self.feeds {
+            let handle = self.lines.handle(*line);
+            let Some(played) = handle.and_then(|handle| handle.played_tracks(*publisher)) else {
+                continue;
+            };
+            let told = self.played.entry(*line).or_default();
+            if *told != played {
+                *told = played;
+                self.control.say(&FromConnector::Play {
+                    line: *line,
+                    video: played.0,
+                    audio: played.1,
+                });
+            }
+        }
+    }
+
     /// Tells the relay which lines are on air, if that changed: on program, only silence takes a line from an encoder.
     pub(super) fn tell_tally(&mut self) {
         let mut now = (BTreeSet::new(), BTreeSet::new());
@@ -263,3 +296,6 @@ fn remark(status: &Status, reason: String) {
         warn!(reason, "the relay has a remark");
     }
 }
+
+/// More than a relay carries.
+const TRACKS_MAX: usize = 32;

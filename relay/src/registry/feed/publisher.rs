@@ -8,7 +8,7 @@ use std::{
 use firstmile_shared::{
     media::{AccessUnit, Codec, MediaKind},
     takeover::{ASK_AFTER_US, Challenger, Incumbent, Look},
-    tunnel::control::Claim,
+    tunnel::control::{Claim, TrackReport},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,10 +28,13 @@ pub(in crate::registry) struct Publisher {
     pub(in crate::registry) since_unix: i64,
     pub(in crate::registry) video: Option<Codec>,
     pub(in crate::registry) audio: Option<Codec>,
+    /// What it sends, also what is not carried.
+    pub(in crate::registry) tracks: Vec<TrackReport>,
     /// Age at ingest of the newest unit.
     pub(super) lag_us: Option<i64>,
     pub(in crate::registry) bitrate_bps: Option<u64>,
     age: Age,
+    baseline_us: Option<i64>,
     /// Counts the units that were for connectors.
     seq: u64,
     came_us: i64,
@@ -103,9 +106,11 @@ impl Publisher {
             since_unix,
             video: None,
             audio: None,
+            tracks: Vec::new(),
             lag_us: None,
             bitrate_bps: None,
             age: Age::default(),
+            baseline_us: None,
             seq: 0,
             came_us: now_us,
             last_media_us: now_us,
@@ -143,17 +148,24 @@ impl Publisher {
 
     /// Measures a unit; the answer is the baseline.
     pub(super) fn observe(&mut self, unit: &AccessUnit, now_us: i64) -> i64 {
+        if unit.kind() == MediaKind::Data {
+            // Encoders date their data as they like: it has no say in how late they are.
+            return self
+                .baseline_us
+                .unwrap_or(now_us.saturating_sub(unit.dts_us));
+        }
         let baseline_us = self.age.observe(now_us, unit.dts_us, unit.discontinuity);
         let lag_us = now_us
             .saturating_sub(unit.pts_us())
             .saturating_sub(baseline_us);
+        self.baseline_us = Some(baseline_us);
         self.lag_us = Some(lag_us.max(0));
         self.last_media_us = now_us;
         self.bytes_since_tick += unit.payload.len() as u64;
         match unit.kind() {
-            MediaKind::Video => self.video = Some(unit.codec),
-            MediaKind::Audio => self.audio = Some(unit.codec),
-            MediaKind::Data => {}
+            MediaKind::Video if is_first(unit, self.video) => self.video = Some(unit.codec),
+            MediaKind::Audio if is_first(unit, self.audio) => self.audio = Some(unit.codec),
+            _ => {}
         }
         baseline_us
     }
@@ -255,6 +267,20 @@ impl Publisher {
 /// A picture that a decoder can start with, of the track that is played.
 pub(super) fn is_keyframe(unit: &AccessUnit) -> bool {
     unit.kind() == MediaKind::Video && unit.keyframe && unit.track == 0
+}
+
+/// Whether a unit says what its kind of media is coded with: track 0, else any.
+fn is_first(unit: &AccessUnit, known: Option<Codec>) -> bool {
+    unit.track == 0 || known.is_none()
+}
+
+/// The name of what comes on the first track of this kind, also if it is not carried.
+pub(in crate::registry) fn codec_name(tracks: &[TrackReport], kind: MediaKind) -> Option<&str> {
+    let mut named = tracks.iter().filter(|track| track.kind == kind.name());
+    let first = named.clone().find(|track| track.track == 0);
+    first
+        .or_else(|| named.next())
+        .map(|track| track.codec.as_str())
 }
 
 /// A GOP of 2 s at 16 Mbit/s.

@@ -8,9 +8,8 @@ use tracing::{info, warn};
 
 use super::{
     super::{Claims, Ending},
-    Feed, Publisher,
+    Feed, Publisher, announce,
     publisher::{Timed, is_keyframe},
-    start,
 };
 use crate::metrics::Dropped;
 
@@ -171,7 +170,7 @@ impl Feed {
         live.waits_for_keyframe = live.video.is_some() && !is_fresh;
         let live = &self.publishers[index];
         for target in &self.targets {
-            target.outbox.feed_started(start(target, live));
+            announce(target, live);
         }
         if is_fresh {
             for timed in kept {

@@ -4,7 +4,44 @@ use bytes::BufMut;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rtmp::chunk::Encoder;
+use crate::rtmp::{chunk::Encoder, vectors};
+
+#[test]
+fn every_stream_of_chunks_means_what_the_table_says() {
+    let limits = Limits {
+        message_len_max: 65_536,
+        unfinished_len_max: 65_536,
+        chunk_streams_max: 64,
+    };
+    for line in vectors::lines(include_str!("../vectors/chunks.txt")) {
+        let [text, meaning] = line[..] else {
+            panic!("two fields: {line:?}");
+        };
+        let bytes = vectors::bytes(text);
+        // In one piece and byte by byte.
+        for piece_len in [bytes.len(), 1] {
+            let mut decoder = Decoder::new(limits);
+            let mut input = BytesMut::new();
+            let mut found = Vec::new();
+            'pieces: for piece in bytes.chunks(piece_len) {
+                input.extend_from_slice(piece);
+                loop {
+                    match decoder.poll(&mut input) {
+                        Ok(Some(message)) => {
+                            found.push(format!("{}@{}", message.kind, message.timestamp));
+                        }
+                        Ok(None) => break,
+                        Err(error) => {
+                            found.push(error.to_string());
+                            break 'pieces;
+                        }
+                    }
+                }
+            }
+            assert_eq!(found.join(" "), meaning, "{text} in pieces of {piece_len}");
+        }
+    }
+}
 
 #[test]
 fn interleaved_messages_are_kept_apart() {

@@ -1,32 +1,35 @@
 //! From FLV tags to access units: configurations remembered, times unrolled, oddities of encoders smoothed out.
 //!
-//! One [`Units`] serves one publish. RTMP's times are milliseconds in 32 bits that wrap after 49 days; they become
-//! microseconds in 64 bits on one clock for sound and picture. A jump of that clock is marked, not repaired: it is
-//! for whoever schedules the units to find a new anchor.
+//! One [`Units`] serves one publish, with all of its tracks. RTMP's times are milliseconds in 32 bits that wrap after
+//! 49 days; they become microseconds in 64 bits on one clock for all tracks. A jump of that clock is marked, not
+//! repaired: it is for whoever schedules the units to find a new anchor.
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use firstmile_shared::{
     media::{
-        AccessUnit, Codec,
-        aac::AacConfig,
-        avc::{AvcConfig, UnitInfo, without_empty_units},
+        AccessUnit, Codec, CodecConfig, MediaKind,
+        avc::{self, without_empty_units},
+        dolby::DolbyFrame,
+        flac, hevc,
+        mp3::Mp3Frame,
     },
     tunnel::unit::CONFIG_LEN_MAX,
 };
 
-use super::{AudioTag, DAMAGED_TAG, Unsupported, VideoTag};
+use super::{Packet, Part, Unsupported, data};
+use crate::rtmp::amf0::Value;
 
 /// Turns the tags of one publish into access units.
 #[derive(Debug, Default)]
 pub struct Units {
-    video: Option<(Bytes, AvcConfig)>,
-    audio: Option<(Bytes, AacConfig)>,
+    /// In the order in which they came.
+    tracks: Vec<Track>,
     /// The last time seen on any track: as received, and unrolled, milliseconds.
     clock: Option<(u32, i64)>,
-    video_time: TrackTime,
-    audio_time: TrackTime,
-    /// A keyframe has been passed on since the last change of configuration.
-    decodable: bool,
+    outcomes: VecDeque<Outcome>,
+    data_budget: DataBudget,
     counts: Counts,
 }
 
@@ -37,7 +40,7 @@ pub struct Counts {
     pub damaged: u64,
     /// Units before a configuration, or pictures before the first keyframe: nobody could decode them.
     pub undecodable: u64,
-    /// Tags of codecs that are not played.
+    /// Tags of codecs that are not played, and of more tracks than are carried.
     pub unsupported: u64,
 }
 
@@ -46,10 +49,46 @@ pub struct Counts {
 pub enum Outcome {
     /// A unit to pass on.
     Unit(AccessUnit),
-    /// Nothing to pass on.
-    Nothing,
-    /// Nothing either, and here is what the encoder should be told.
+    /// What the encoder should be told: for each track once, until it sends something else.
     Unsupported(Unsupported),
+    /// There is another track, or one is of another codec: see [`Units::tracks`].
+    TracksChanged,
+}
+
+/// One track as others are told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrackInfo {
+    /// Pictures, sound or data.
+    pub kind: MediaKind,
+    /// Its number among those of its kind.
+    pub number: u8,
+    /// How it is coded, or the name of what is not carried.
+    pub codec: Result<Codec, Unsupported>,
+}
+
+#[derive(Debug)]
+struct Track {
+    info: TrackInfo,
+    /// The record as units carry it, and what it says.
+    config: Option<(Bytes, CodecConfig)>,
+    time: TrackTime,
+    /// A keyframe has been passed on since the last change of configuration.
+    decodable: bool,
+    /// What the colours mean, as JSON; empty if nothing was said.
+    colors: Bytes,
+    /// The next keyframe needs the colours before it.
+    colors_due: bool,
+}
+
+impl Track {
+    /// The configuration in force for `codec`, if there is one or none is needed.
+    fn config_for(&self, codec: Codec) -> Option<(Option<&Bytes>, CodecConfig)> {
+        if !codec.needs_config() {
+            return Some((None, CodecConfig::None));
+        }
+        let (record, config) = self.config.as_ref()?;
+        (self.info.codec == Ok(codec)).then_some((Some(record), *config))
+    }
 }
 
 impl Units {
@@ -58,158 +97,319 @@ impl Units {
         self.counts
     }
 
-    /// What the pictures are like, once the encoder has said so.
-    pub fn video_config(&self) -> Option<&AvcConfig> {
-        self.video.as_ref().map(|(_, config)| config)
+    /// All tracks that were heard of.
+    pub fn tracks(&self) -> impl Iterator<Item = TrackInfo> {
+        self.tracks.iter().map(|track| track.info)
     }
 
-    /// What the sound is like, once the encoder has said so.
-    pub fn audio_config(&self) -> Option<&AacConfig> {
-        self.audio.as_ref().map(|(_, config)| config)
+    /// What a track is like, once the encoder has said so.
+    pub fn config(&self, kind: MediaKind, number: u8) -> Option<&CodecConfig> {
+        let track = self.tracks.iter().find(|track| is(track, kind, number))?;
+        track.config.as_ref().map(|(_, config)| config)
     }
 
     /// Takes a video tag that arrived at `now_us`; `timestamp` is its message's, milliseconds.
-    pub fn video(&mut self, now_us: i64, timestamp: u32, body: &Bytes) -> Outcome {
-        match VideoTag::parse(body) {
-            VideoTag::Config(record) => {
-                self.configure_video(record);
-                Outcome::Nothing
-            }
-            VideoTag::Picture {
-                keyframe,
-                composition_ms,
-                data,
-            } => self.picture(now_us, timestamp, keyframe, composition_ms, data),
-            VideoTag::Nothing => Outcome::Nothing,
-            VideoTag::Unsupported(what) => self.unsupported(what),
+    pub fn video(&mut self, now_us: i64, timestamp: u32, body: &Bytes) {
+        for part in super::video(body) {
+            self.part(now_us, timestamp, MediaKind::Video, body.len(), part);
         }
     }
 
     /// Takes an audio tag, likewise.
-    pub fn audio(&mut self, now_us: i64, timestamp: u32, body: &Bytes) -> Outcome {
-        match AudioTag::parse(body) {
-            AudioTag::Config(record) => {
-                self.configure_audio(record);
-                Outcome::Nothing
-            }
-            AudioTag::Frame(data) => self.sound(now_us, timestamp, data),
-            AudioTag::Unsupported(what) => self.unsupported(what),
+    pub fn audio(&mut self, now_us: i64, timestamp: u32, body: &Bytes) {
+        for part in super::audio(body) {
+            self.part(now_us, timestamp, MediaKind::Audio, body.len(), part);
         }
+    }
+
+    /// Takes a data message, likewise.
+    pub fn data(&mut self, now_us: i64, timestamp: u32, values: &[Value]) {
+        if let Some(payload) = data::event(values) {
+            let dts_ms = self.near(timestamp);
+            self.pass_data(now_us, 0, dts_ms, payload);
+        }
+    }
+
+    /// What came of the tags, in order, until `None`.
+    pub fn poll(&mut self) -> Option<Outcome> {
+        self.outcomes.pop_front()
+    }
+
+    fn part(&mut self, now_us: i64, timestamp: u32, kind: MediaKind, body_len: usize, part: Part) {
+        let at = At {
+            now_us,
+            timestamp,
+            body_len,
+            offset_ns: part.offset_ns,
+        };
+        match part.packet {
+            Packet::Config { codec, record } => self.configure(kind, part.track, codec, &record),
+            Packet::Picture {
+                codec,
+                keyframe,
+                disposable,
+                composition_ms,
+                data,
+            } => {
+                let picture = Picture {
+                    codec,
+                    keyframe,
+                    disposable,
+                    composition_ms,
+                    data,
+                };
+                self.picture(at, part.track, picture);
+            }
+            Packet::Sound { codec, data } => self.sound(at, part.track, codec, data),
+            Packet::Metadata(amf) => match data::colors(&amf) {
+                Some(colors) => self.colors(at, part.track, colors),
+                None => self.count_damage(),
+            },
+            Packet::Nothing => {}
+            Packet::Unsupported(what) => self.unsupported(now_us, kind, part.track, what),
+            Packet::Damaged => self.count_damage(),
+        }
+    }
+
+    fn find(&mut self, kind: MediaKind, number: u8) -> Option<&mut Track> {
+        self.tracks.iter_mut().find(|track| is(track, kind, number))
+    }
+
+    /// The track, which is of this codec from now on; `None` if there are too many.
+    fn track(
+        &mut self,
+        kind: MediaKind,
+        number: u8,
+        codec: Result<Codec, Unsupported>,
+    ) -> Option<&mut Track> {
+        let known = self.tracks.iter().position(|track| is(track, kind, number));
+        let index = match known {
+            Some(index) => index,
+            None if self.tracks.len() >= TRACKS_MAX => {
+                self.counts.unsupported = self.counts.unsupported.saturating_add(1);
+                return None;
+            }
+            None => {
+                let info = TrackInfo {
+                    kind,
+                    number,
+                    codec,
+                };
+                self.tracks.push(Track {
+                    info,
+                    config: None,
+                    time: TrackTime::default(),
+                    decodable: false,
+                    colors: Bytes::new(),
+                    colors_due: false,
+                });
+                self.outcomes.push_back(Outcome::TracksChanged);
+                self.tracks.len().saturating_sub(1)
+            }
+        };
+        let track = self.tracks.get_mut(index)?;
+        if track.info.codec != codec {
+            track.info.codec = codec;
+            track.config = None;
+            track.decodable = false;
+            self.outcomes.push_back(Outcome::TracksChanged);
+        }
+        Some(track)
     }
 
     /// Some encoders repeat their configuration all the time: only a change counts. One that can't be read leaves
     /// the last good one in place, and an empty one says nothing.
-    fn configure_video(&mut self, record: Bytes) {
-        if record.is_empty() || self.video.as_ref().is_some_and(|(last, _)| *last == record) {
+    fn configure(&mut self, kind: MediaKind, number: u8, codec: Codec, record: &Bytes) {
+        if !codec.needs_config() {
+            self.track(kind, number, Ok(codec));
             return;
         }
-        match AvcConfig::parse(&record) {
-            Ok(config) if record.len() <= CONFIG_LEN_MAX => {
-                self.video = Some((record, config));
-                self.decodable = false;
-            }
-            Ok(_) | Err(_) => self.count_damage(),
-        }
-    }
-
-    fn configure_audio(&mut self, record: Bytes) {
-        if record.is_empty() || self.audio.as_ref().is_some_and(|(last, _)| *last == record) {
+        if record.is_empty() {
             return;
         }
-        match AacConfig::parse(&record) {
-            Ok(config) if record.len() <= CONFIG_LEN_MAX => self.audio = Some((record, config)),
-            Ok(_) | Err(_) => self.count_damage(),
+        // Of the forms that FLAC's comes in, one.
+        let record = match codec {
+            Codec::Flac => flac::stream_info(record).map(|block| record.slice_ref(block)),
+            _ => Some(record.clone()),
+        };
+        let parsed = record
+            .filter(|record| record.len() <= CONFIG_LEN_MAX)
+            .and_then(|record| Some((CodecConfig::parse(codec, &record).ok()?, record)));
+        let Some((config, record)) = parsed else {
+            return self.count_damage();
+        };
+        let Some(track) = self.track(kind, number, Ok(codec)) else {
+            return;
+        };
+        if track
+            .config
+            .as_ref()
+            .is_some_and(|(last, _)| *last == record)
+        {
+            return;
         }
+        // A copy: it stays for the whole publish.
+        track.config = Some((Bytes::copy_from_slice(&record), config));
+        track.decodable = false;
     }
 
-    fn picture(
-        &mut self,
-        now_us: i64,
-        timestamp: u32,
-        declared_key: bool,
-        composition_ms: i32,
-        data: Bytes,
-    ) -> Outcome {
-        let Some((record, config)) = &self.video else {
-            self.count_undecodable();
-            return Outcome::Nothing;
+    fn picture(&mut self, at: At, number: u8, picture: Picture) {
+        let codec = picture.codec;
+        let track = self.find(MediaKind::Video, number);
+        let Some((record, config)) = track.and_then(|track| {
+            let (record, config) = track.config_for(codec)?;
+            Some((record.cloned(), config))
+        }) else {
+            return self.count_undecodable();
         };
-        let nal_length_size = config.nal_length_size;
-        let Ok(info) = UnitInfo::of(&data, nal_length_size) else {
-            self.count_damage();
-            return Outcome::Nothing;
+        let Some(look) = Look::of(&picture, &config) else {
+            return self.count_damage();
         };
-        if !info.picture {
-            return Outcome::Nothing;
+        if !look.is_picture {
+            return;
         }
-        let keyframe = info.is_keyframe(declared_key);
-        let config = keyframe.then(|| record.clone());
-        self.decodable |= keyframe;
-        if !self.decodable {
-            self.count_undecodable();
-            return Outcome::Nothing;
+        let Some(track) = self.find(MediaKind::Video, number) else {
+            return;
+        };
+        track.decodable |= look.keyframe;
+        if !track.decodable {
+            return self.count_undecodable();
         }
-        let dts_ms = self.unroll(timestamp);
-        Outcome::Unit(AccessUnit {
-            codec: Codec::H264,
-            track: 0,
-            keyframe,
-            disposable: info.disposable,
-            discontinuity: self.video_time.jumps(now_us, dts_ms),
+        let colors = (look.keyframe && std::mem::replace(&mut track.colors_due, true))
+            .then(|| track.colors.clone())
+            .filter(|colors| !colors.is_empty());
+        let dts_ms = self.unroll(at.timestamp);
+        if let Some(colors) = colors {
+            self.pass_data(at.now_us, number, dts_ms, colors);
+        }
+        let Some(track) = self.find(MediaKind::Video, number) else {
+            return;
+        };
+        let unit = AccessUnit {
+            codec,
+            track: number,
+            keyframe: look.keyframe,
+            disposable: look.disposable,
+            discontinuity: track.time.jumps(at.now_us, dts_ms),
             dts_us: dts_ms.saturating_mul(1_000),
-            cts_us: composition_ms.saturating_mul(1_000),
-            config,
-            payload: if info.empty_units {
-                without_empty_units(&data, nal_length_size)
-            } else {
-                data
+            cts_us: picture
+                .composition_ms
+                .saturating_mul(1_000)
+                .saturating_add(at.offset_us()),
+            config: record.filter(|_| look.keyframe),
+            payload: match look.without_empty_units {
+                Some(nal_length_size) => without_empty_units(&picture.data, nal_length_size),
+                None => at.own(picture.data),
             },
-        })
+        };
+        self.outcomes.push_back(Outcome::Unit(unit));
     }
 
-    fn sound(&mut self, now_us: i64, timestamp: u32, data: Bytes) -> Outcome {
-        let Some((record, _)) = &self.audio else {
-            self.count_undecodable();
-            return Outcome::Nothing;
+    fn sound(&mut self, at: At, number: u8, codec: Option<Codec>, data: Bytes) {
+        let known = self.find(MediaKind::Audio, number);
+        let Some(codec) = codec.or(known.and_then(|track| track.info.codec.ok())) else {
+            return self.count_undecodable();
         };
-        let config = Some(record.clone());
-        let dts_ms = self.unroll(timestamp);
+        if !has_sync(codec, &data) {
+            return self.count_damage();
+        }
+        let known = self.find(MediaKind::Audio, number);
+        if codec.needs_config() && known.is_none_or(|track| track.config_for(codec).is_none()) {
+            return self.count_undecodable();
+        }
+        let dts_ms = self.unroll(at.timestamp);
+        let Some(track) = self.track(MediaKind::Audio, number, Ok(codec)) else {
+            return;
+        };
         // Legal, and means silence; there is nothing to decode.
         if data.is_empty() {
-            return Outcome::Nothing;
+            return;
         }
-        Outcome::Unit(AccessUnit {
-            codec: Codec::Aac,
-            track: 0,
+        let unit = AccessUnit {
+            codec,
+            track: number,
             keyframe: true,
             disposable: false,
-            discontinuity: self.audio_time.jumps(now_us, dts_ms),
+            discontinuity: track.time.jumps(at.now_us, dts_ms),
+            dts_us: dts_ms.saturating_mul(1_000),
+            cts_us: at.offset_us(),
+            config: track.config.as_ref().map(|(record, _)| record.clone()),
+            payload: at.own(data),
+        };
+        self.outcomes.push_back(Outcome::Unit(unit));
+    }
+
+    /// Colours count from the next picture on; every keyframe gets them again, for who comes later.
+    fn colors(&mut self, at: At, number: u8, colors: Bytes) {
+        let Some(track) = self.find(MediaKind::Video, number) else {
+            return self.count_undecodable();
+        };
+        if track.colors == colors {
+            return;
+        }
+        track.colors = colors.clone();
+        track.colors_due = false;
+        let dts_ms = self.near(at.timestamp);
+        self.pass_data(at.now_us, number, dts_ms, colors);
+    }
+
+    fn pass_data(&mut self, now_us: i64, number: u8, dts_ms: i64, payload: Bytes) {
+        if !self.data_budget.take(now_us) {
+            self.counts.unsupported = self.counts.unsupported.saturating_add(1);
+            return;
+        }
+        self.outcomes.push_back(Outcome::Unit(AccessUnit {
+            codec: Codec::Data,
+            track: number,
+            keyframe: true,
+            disposable: false,
+            discontinuity: false,
             dts_us: dts_ms.saturating_mul(1_000),
             cts_us: 0,
-            config,
-            payload: data,
-        })
+            config: None,
+            payload,
+        }));
     }
 
     /// The time on a clock that never wraps: the nearest one that ends in these 32 bits.
     fn unroll(&mut self, timestamp: u32) -> i64 {
-        let unrolled = match self.clock {
+        let unrolled = self.nearest(timestamp);
+        self.clock = Some((timestamp, unrolled));
+        unrolled
+    }
+
+    fn nearest(&self, timestamp: u32) -> i64 {
+        match self.clock {
             None => timestamp.into(),
             Some((last, unrolled)) => {
                 let step = timestamp.wrapping_sub(last).cast_signed();
                 unrolled.saturating_add(step.into())
             }
-        };
-        self.clock = Some((timestamp, unrolled));
-        unrolled
+        }
     }
 
-    fn unsupported(&mut self, what: Unsupported) -> Outcome {
-        self.counts.unsupported = self.counts.unsupported.saturating_add(1);
-        if what == DAMAGED_TAG {
-            self.count_damage();
+    /// The time of what has no say in the clock: encoders give their data messages any time, often none.
+    fn near(&self, timestamp: u32) -> i64 {
+        let nearest = self.nearest(timestamp);
+        match self.clock {
+            Some((_, last)) if nearest.abs_diff(last) > DATA_APART_MAX_MS => last,
+            _ => nearest,
         }
-        Outcome::Unsupported(what)
+    }
+
+    fn unsupported(&mut self, now_us: i64, kind: MediaKind, number: u8, what: Unsupported) {
+        self.counts.unsupported = self.counts.unsupported.saturating_add(1);
+        // A track that is carried goes on, whatever else comes under its number.
+        let is_carried = self
+            .find(kind, number)
+            .is_some_and(|track| track.time.is_fresh(now_us));
+        let before = self.outcomes.len();
+        if !is_carried
+            && self.track(kind, number, Err(what)).is_some()
+            && self.outcomes.len() > before
+        {
+            self.outcomes.push_back(Outcome::Unsupported(what));
+        }
     }
 
     fn count_damage(&mut self) {
@@ -221,6 +421,99 @@ impl Units {
     }
 }
 
+fn is(track: &Track, kind: MediaKind, number: u8) -> bool {
+    track.info.kind == kind && track.info.number == number
+}
+
+/// When a part came, and in what.
+#[derive(Clone, Copy, Debug)]
+struct At {
+    now_us: i64,
+    timestamp: u32,
+    body_len: usize,
+    offset_ns: u32,
+}
+
+impl At {
+    fn offset_us(self) -> i32 {
+        i32::try_from(self.offset_ns / 1_000).unwrap_or(0)
+    }
+
+    /// A small part of a large message must not keep all of it alive while it waits somewhere.
+    fn own(self, data: Bytes) -> Bytes {
+        if data.len().saturating_mul(2) < self.body_len.saturating_sub(HEADERS_LEN_MAX) {
+            Bytes::copy_from_slice(&data)
+        } else {
+            data
+        }
+    }
+}
+
+/// A picture as its tag has it.
+#[derive(Debug)]
+struct Picture {
+    codec: Codec,
+    keyframe: bool,
+    disposable: bool,
+    composition_ms: i32,
+    data: Bytes,
+}
+
+/// A picture as its bitstream has it, where that says more than the tag.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    is_picture: bool,
+    keyframe: bool,
+    disposable: bool,
+    /// It has empty NAL units; the length of their lengths.
+    without_empty_units: Option<u8>,
+}
+
+impl Look {
+    /// `None`: it contradicts its own format.
+    fn of(picture: &Picture, config: &CodecConfig) -> Option<Self> {
+        Some(match config {
+            CodecConfig::Avc(config) => {
+                let info = avc::UnitInfo::of(&picture.data, config.nal_length_size).ok()?;
+                Self {
+                    is_picture: info.picture,
+                    keyframe: info.is_keyframe(picture.keyframe),
+                    disposable: info.disposable,
+                    without_empty_units: info.empty_units.then_some(config.nal_length_size),
+                }
+            }
+            CodecConfig::Hevc(config) => {
+                let info = hevc::UnitInfo::of(&picture.data, config).ok()?;
+                Self {
+                    is_picture: info.picture,
+                    keyframe: info.is_keyframe(picture.keyframe),
+                    disposable: info.disposable,
+                    without_empty_units: info.empty_units.then_some(config.nal_length_size),
+                }
+            }
+            _ => Self {
+                is_picture: !picture.data.is_empty(),
+                keyframe: picture.keyframe,
+                disposable: picture.disposable && !picture.keyframe,
+                without_empty_units: None,
+            },
+        })
+    }
+}
+
+/// Whether a frame of a codec without a configuration begins as one must; silence is no frame.
+fn has_sync(codec: Codec, data: &[u8]) -> bool {
+    if data.is_empty() {
+        return true;
+    }
+    match codec {
+        Codec::Ac3 => DolbyFrame::parse(data).is_some_and(|frame| !frame.enhanced),
+        Codec::Eac3 => DolbyFrame::parse(data).is_some(),
+        Codec::Mp3 => Mp3Frame::parse(data).is_some(),
+        _ => true,
+    }
+}
+
 /// Whether a track's time goes on as time does.
 #[derive(Debug, Default)]
 struct TrackTime {
@@ -229,6 +522,11 @@ struct TrackTime {
 }
 
 impl TrackTime {
+    fn is_fresh(&self, now_us: i64) -> bool {
+        self.last
+            .is_some_and(|(then_us, _)| now_us.saturating_sub(then_us) < FRESH_US)
+    }
+
     /// Notes a unit. `true`: its time has nothing to do with the last one's.
     fn jumps(&mut self, now_us: i64, dts_ms: i64) -> bool {
         let last = self.last.replace((now_us, dts_ms));
@@ -240,233 +538,49 @@ impl TrackTime {
     }
 }
 
+/// How many units of data may still come this second.
+#[derive(Debug, Default)]
+struct DataBudget {
+    since_us: Option<i64>,
+    taken: u32,
+}
+
+impl DataBudget {
+    fn take(&mut self, now_us: i64) -> bool {
+        let is_new = self
+            .since_us
+            .is_none_or(|since_us| now_us.saturating_sub(since_us) >= 1_000_000);
+        if is_new {
+            *self = Self {
+                since_us: Some(now_us),
+                taken: 0,
+            };
+        }
+        self.taken = self.taken.saturating_add(1);
+        self.taken <= DATA_PER_SECOND_MAX
+    }
+}
+
+/// A track that has been silent for longer may have become something else.
+const FRESH_US: i64 = 1_000_000;
+
 /// Encoders that start a track anew or wrap at 24 bits go back by much more; none reorders by as much.
 const BACKWARD_MAX_MS: i64 = 1_000;
 
 /// A pause of the encoder passes in real time, too; what leaps ahead of real time by this much is another clock.
 const FORWARD_MAX_MS: i64 = 10_000;
 
+/// Data of another time than this is of no time.
+const DATA_APART_MAX_MS: u64 = 10_000;
+
+/// Tracks of all kinds: the largest ladder of an encoder has six.
+const TRACKS_MAX: usize = 16;
+
+/// Two timecodes for each picture of 60 a second.
+const DATA_PER_SECOND_MAX: u32 = 120;
+
+/// Heads and modifiers of ordinary tags are shorter.
+const HEADERS_LEN_MAX: usize = 1024;
+
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn an_empty_block_of_sound_is_silence_and_no_unit() {
-        let mut units = Units::default();
-        units.audio(0, 0, &tag(&[0xaf, 0], &[0x11, 0x90]));
-        assert_eq!(units.audio(0, 23, &tag(&[0xaf, 1], &[])), Outcome::Nothing);
-        let next = unit(units.audio(0, 46, &tag(&[0xaf, 1], &[0x21])));
-        assert_eq!(next.dts_us, 46_000);
-    }
-
-    #[test]
-    fn the_configuration_is_on_every_keyframe_and_on_all_sound() {
-        let mut units = ready();
-        let key = unit(units.video(0, 0, &picture(KEY)));
-        assert_eq!((key.keyframe, key.config.as_deref()), (true, Some(AVCC)));
-        let delta = unit(units.video(0, 33, &picture(DELTA)));
-        assert_eq!((delta.keyframe, delta.config), (false, None));
-        let again = unit(units.video(0, 66, &picture(KEY)));
-        assert_eq!(again.config.as_deref(), Some(AVCC));
-        let sound = unit(units.audio(0, 66, &tag(&[0xaf, 1], b"sound")));
-        assert_eq!(
-            (sound.keyframe, sound.config.as_deref()),
-            (true, Some(&ASC[..]))
-        );
-        assert_eq!(sound.payload, &b"sound"[..]);
-    }
-
-    #[test]
-    fn what_nobody_could_decode_is_left_out_and_counted() {
-        let mut units = Units::default();
-        assert_eq!(
-            units.video(0, 0, &picture(KEY)),
-            Outcome::Nothing,
-            "no configuration"
-        );
-        assert_eq!(
-            units.audio(0, 0, &tag(&[0xaf, 1], b"sound")),
-            Outcome::Nothing
-        );
-        units.video(0, 0, &tag(&[0x17, 0, 0, 0, 0], AVCC));
-        assert_eq!(
-            units.video(0, 0, &picture(DELTA)),
-            Outcome::Nothing,
-            "no keyframe"
-        );
-        assert_eq!(
-            units.video(0, 0, &tag(&[0x27, 1, 0, 0, 0], &[0, 0, 9, 9, 1])),
-            Outcome::Nothing
-        );
-        units.video(0, 0, &tag(&[0x17, 0, 0, 0, 0], b"not a record"));
-        let counts = Counts {
-            damaged: 2,
-            undecodable: 3,
-            unsupported: 0,
-        };
-        assert_eq!(units.counts(), counts);
-        assert!(
-            unit(units.video(0, 0, &picture(KEY))).keyframe,
-            "the good record is still there"
-        );
-    }
-
-    #[test]
-    fn repeated_and_empty_configurations_change_nothing() {
-        let mut units = ready();
-        unit(units.video(0, 0, &picture(KEY)));
-        units.video(0, 33, &tag(&[0x17, 0, 0, 0, 0], AVCC));
-        units.video(0, 33, &tag(&[0x17, 0, 0, 0, 0], b""));
-        unit(units.video(0, 33, &picture(DELTA)));
-    }
-
-    #[test]
-    fn a_new_configuration_waits_for_its_keyframe() {
-        let mut units = ready();
-        unit(units.video(0, 0, &picture(KEY)));
-        let mut other = AVCC.to_vec();
-        other.extend([0xfd, 0xf8, 0xf8, 0]);
-        units.video(0, 33, &tag(&[0x17, 0, 0, 0, 0], &other));
-        assert_eq!(units.video(0, 33, &picture(DELTA)), Outcome::Nothing);
-        assert_eq!(
-            unit(units.video(0, 66, &picture(KEY))).config.as_deref(),
-            Some(&other[..])
-        );
-    }
-
-    #[test]
-    fn empty_nal_units_do_not_get_through() {
-        let mut units = ready();
-        let body = [&[0, 0, 0, 0], KEY, &[0, 0, 0, 0]].concat();
-        assert_eq!(unit(units.video(0, 0, &picture(&body))).payload, KEY);
-        assert_eq!(
-            units.video(0, 33, &picture(&[0, 0, 0, 0])),
-            Outcome::Nothing
-        );
-        assert_eq!(units.video(0, 33, &picture(&[])), Outcome::Nothing);
-        assert_eq!(units.counts(), Counts::default());
-    }
-
-    #[test]
-    fn times_are_unrolled_and_jumps_are_marked() {
-        // (what, ms as sent, ms unrolled and whether marked)
-        for (what, sent, got) in [
-            (
-                "even steps",
-                &[0, 33, 67][..],
-                &[(0, false), (33, false), (67, false)][..],
-            ),
-            (
-                "the wrap after 49 days",
-                &[u32::MAX - 10, 22],
-                &[(4_294_967_285, false), (4_294_967_318, false)],
-            ),
-            (
-                "a little backwards",
-                &[500, 467],
-                &[(500, false), (467, false)],
-            ),
-            (
-                "24 bits wrapped",
-                &[16_777_200, 10],
-                &[(16_777_200, false), (10, true)],
-            ),
-            (
-                "the encoder's clock began anew",
-                &[90_000, 0, 33],
-                &[(90_000, false), (0, true), (33, false)],
-            ),
-            (
-                "a leap",
-                &[0, 60_000, 60_033],
-                &[(0, false), (60_000, true), (60_033, false)],
-            ),
-        ] {
-            let mut units = ready();
-            let times: Vec<_> = sent
-                .iter()
-                .map(|ms| unit(units.video(0, *ms, &picture(KEY))))
-                .map(|unit| (unit.dts_us / 1_000, unit.discontinuity))
-                .collect();
-            assert_eq!(times, got, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_pause_in_real_time_is_no_leap() {
-        let mut units = ready();
-        unit(units.video(0, 0, &picture(KEY)));
-        assert!(!unit(units.video(60_000_000, 60_000, &picture(KEY))).discontinuity);
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_tags_never_panic(
-            tags in prop::collection::vec((any::<bool>(), any::<i64>(), any::<u32>(), arbitrary_tag()), 0..20),
-        ) {
-            let mut units = ready();
-            for (video, now_us, timestamp, body) in tags {
-                let outcome = if video {
-                    units.video(now_us, timestamp, &body)
-                } else {
-                    units.audio(now_us, timestamp, &body)
-                };
-                if let Outcome::Unit(unit) = outcome {
-                    prop_assert_eq!(unit.config.is_some(), unit.keyframe);
-                }
-            }
-        }
-    }
-
-    fn arbitrary_tag() -> impl Strategy<Value = Bytes> {
-        let heads = prop::sample::select(vec![
-            vec![0x17, 0, 0, 0, 0],
-            vec![0x17, 1, 0, 0, 0],
-            vec![0x27, 1, 0xff, 0, 0],
-            vec![0xaf, 0],
-            vec![0xaf, 1],
-            vec![],
-        ]);
-        let bodies = prop_oneof![
-            prop::collection::vec(any::<u8>(), 0..30),
-            prop::collection::vec(0..8u8, 0..30),
-            Just(AVCC.to_vec()),
-            Just(KEY.to_vec()),
-        ];
-        (heads, bodies).prop_map(|(head, body)| [head, body].concat().into())
-    }
-
-    fn ready() -> Units {
-        let mut units = Units::default();
-        units.video(0, 0, &tag(&[0x17, 0, 0, 0, 0], AVCC));
-        units.audio(0, 0, &tag(&[0xaf, 0], &ASC));
-        units
-    }
-
-    fn picture(data: &[u8]) -> Bytes {
-        let head = if data == KEY { 0x17 } else { 0x27 };
-        tag(&[head, 1, 0, 0, 0], data)
-    }
-
-    fn tag(head: &[u8], body: &[u8]) -> Bytes {
-        [head, body].concat().into()
-    }
-
-    #[track_caller]
-    fn unit(outcome: Outcome) -> AccessUnit {
-        match outcome {
-            Outcome::Unit(unit) => unit,
-            other => panic!("no unit but {other:?}"),
-        }
-    }
-
-    /// 1280x720, as x264 writes it.
-    const AVCC: &[u8] =
-        b"\x01\x42\xc0\x1f\xff\xe1\x00\x17\x67\x42\xc0\x1f\xda\x01\x40\x16\xec\x04\x40\x00\
-        \x00\x03\x00\x40\x00\x00\x0f\x23\xc6\x0c\xa8\x01\x00\x04\x68\xce\x0f\xc8";
-    const ASC: [u8; 2] = [0x12, 0x10];
-    const KEY: &[u8] = &[0, 0, 0, 2, 0x65, 0x88];
-    const DELTA: &[u8] = &[0, 0, 0, 2, 0x41, 0x9a];
-}
+mod tests;

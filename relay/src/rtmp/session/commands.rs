@@ -49,10 +49,11 @@ impl Session {
         self.send_control(&message::control(kind::WINDOW_ACK_SIZE, WINDOW));
         self.send_control(&message::set_peer_bandwidth(WINDOW));
         self.encoder.set_chunk_size(&mut self.output, CHUNK_SIZE);
-        let properties = Value::object([
-            ("fmsVer", Value::string("FMS/3,5,7,7009")),
-            ("capabilities", Value::Number(31.0)),
-        ]);
+        let mut properties = vec![
+            ("fmsVer".to_owned(), Value::string("FMS/3,5,7,7009")),
+            ("capabilities".to_owned(), Value::Number(31.0)),
+        ];
+        properties.extend(capabilities(&command.object));
         let mut information = status(
             "status",
             "NetConnection.Connect.Success",
@@ -67,7 +68,7 @@ impl Session {
             &Command {
                 name: "_result".to_owned(),
                 transaction: command.transaction,
-                object: properties,
+                object: Value::Object(properties),
                 arguments: vec![information],
             },
         );
@@ -206,6 +207,39 @@ impl Session {
     }
 }
 
+/// What of Enhanced RTMP is understood, to an encoder that says that it speaks it. Others may send it all the same.
+fn capabilities(asked: &Value) -> Vec<(String, Value)> {
+    const KEYS: [&str; 5] = [
+        "fourCcList",
+        "videoFourCcInfoMap",
+        "audioFourCcInfoMap",
+        "capsEx",
+        "videoFunction",
+    ];
+    let is_enhanced = KEYS.iter().take(4).any(|key| asked.get(key).is_some());
+    if !is_enhanced {
+        return Vec::new();
+    }
+    let masks = |codes: &[&str]| {
+        let codes = codes.iter();
+        Value::Object(
+            codes
+                .map(|code| ((*code).to_owned(), Value::Number(CAN_FORWARD)))
+                .collect(),
+        )
+    };
+    let all = VIDEO_CODES.iter().chain(&AUDIO_CODES);
+    let values = [
+        Value::Array(all.map(|code| Value::string(code)).collect()),
+        masks(&VIDEO_CODES),
+        masks(&AUDIO_CODES),
+        Value::Number(CAPABILITIES),
+        Value::Number(VIDEO_FUNCTIONS),
+    ];
+    let keys = KEYS.iter().map(|key| (*key).to_owned());
+    keys.zip(values).collect()
+}
+
 /// The order matters: Wirecast wants the level before the code.
 fn status(level: &str, code: &str, description: &str) -> Value {
     Value::object([
@@ -228,6 +262,18 @@ fn encoder_name(text: &str) -> String {
         .take(ENCODER_NAME_LEN_MAX)
         .collect()
 }
+
+const VIDEO_CODES: [&str; 4] = ["avc1", "hvc1", "av01", "vp09"];
+const AUDIO_CODES: [&str; 6] = ["mp4a", "Opus", "fLaC", "ac-3", "ec-3", ".mp3"];
+
+/// Of decode, encode and forward.
+const CAN_FORWARD: f64 = 4.0;
+
+/// Several tracks (2), modifiers (4), times in nanoseconds (8). A request to reconnect is not made.
+const CAPABILITIES: f64 = 14.0;
+
+/// Colours (2) in metadata packets (4).
+const VIDEO_FUNCTIONS: f64 = 6.0;
 
 /// The one message stream that we hand out.
 const STREAM: u32 = 1;

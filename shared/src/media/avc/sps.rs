@@ -295,7 +295,7 @@ fn reduced(numerator: u32, denominator: u32) -> (u32, u32) {
 }
 
 /// Takes out the 0x03 that keeps start codes from appearing inside a unit (7.4.1).
-fn without_emulation(body: &[u8]) -> Vec<u8> {
+pub(in crate::media) fn without_emulation(body: &[u8]) -> Vec<u8> {
     let mut clean = Vec::with_capacity(body.len());
     let mut zeros = 0;
     for &byte in body {

@@ -23,6 +23,8 @@ pub struct Ticket {
     kind: MediaKind,
     keyframe: bool,
     disposable: bool,
+    /// Not of a track that is played: it goes when nothing else does, and nobody misses it.
+    spare: bool,
     /// Counts the keyframes of the line; the same for all units that belong together.
     gop: u64,
     /// When it has age zero, microseconds on the relay's clock.
@@ -32,9 +34,9 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Picture or sound.
+    /// A picture of the track that is played; else sound, or something that nobody looks at.
     pub const fn is_video(&self) -> bool {
-        matches!(self.kind, MediaKind::Video)
+        matches!(self.kind, MediaKind::Video) && !self.spare
     }
 
     pub(super) const fn previous_seq(&self) -> Option<u64> {
@@ -60,6 +62,9 @@ pub(super) struct Line {
     disposables: VecDeque<Queued>,
     tracks: BTreeMap<(u32, u8), Track>,
     publisher: u32,
+    played: Played,
+    /// What is played from this video track's next keyframe on.
+    wanted_video: u8,
     /// The last unit that came: of video, of sound.
     last_seq: [Option<u64>; 2],
     gops: u64,
@@ -67,6 +72,13 @@ pub(super) struct Line {
     served: u64,
     /// Nothing is late before: a lower bound.
     next_expiry_us: i64,
+}
+
+/// The tracks that the connector plays.
+#[derive(Clone, Copy, Debug)]
+struct Played {
+    video: u8,
+    audio: u8,
 }
 
 #[derive(Debug)]
@@ -102,6 +114,8 @@ impl Line {
             disposables: VecDeque::new(),
             tracks: BTreeMap::new(),
             publisher: 0,
+            played: Played { video: 0, audio: 0 },
+            wanted_video: 0,
             last_seq: [None; 2],
             gops: 0,
             bytes: 0,
@@ -113,6 +127,12 @@ impl Line {
     pub(super) const fn set_delay(&mut self, delay_us: i64) {
         self.delay_us = delay_us;
         self.next_expiry_us = i64::MIN;
+    }
+
+    /// What the connector plays: this sound at once, these pictures from their next keyframe on.
+    pub(super) const fn set_played(&mut self, video: u8, audio: u8) {
+        self.wanted_video = video;
+        self.played.audio = audio;
     }
 
     pub(super) const fn bytes(&self) -> usize {
@@ -167,6 +187,7 @@ impl Line {
         let queued = Queued { unit, ticket };
         self.bytes += queued.weight();
         let queue = match (ticket.is_video(), ticket.disposable) {
+            _ if ticket.spare => &mut self.disposables,
             (false, _) => &mut self.audio,
             (true, false) => &mut self.references,
             (true, true) => &mut self.disposables,
@@ -267,7 +288,7 @@ impl Line {
         if self.is_newest_keyframe(ticket) {
             return None;
         }
-        let margin_us = if ticket.is_video() && ticket.disposable {
+        let margin_us = if ticket.spare || ticket.is_video() && ticket.disposable {
             0
         } else {
             LATE_MARGIN_US
@@ -280,7 +301,13 @@ impl Line {
     fn ticket(&mut self, unit: &Unit) -> Ticket {
         let access_unit = &unit.access_unit;
         let kind = access_unit.kind();
-        let is_video = kind == MediaKind::Video;
+        let track = access_unit.track;
+        let is_wanted = kind == MediaKind::Video && track == self.wanted_video;
+        if is_wanted && access_unit.keyframe {
+            self.played.video = track;
+        }
+        let is_video = kind == MediaKind::Video && track == self.played.video;
+        let spare = !is_video && (kind != MediaKind::Audio || track != self.played.audio);
         if unit.publisher != self.publisher {
             let before = std::mem::replace(&mut self.publisher, unit.publisher);
             self.last_seq = [None; 2];
@@ -312,8 +339,9 @@ impl Line {
             publisher: unit.publisher,
             seq: unit.seq,
             class: Class::Reference,
-            track: access_unit.track,
+            track,
             kind,
+            spare,
             keyframe: access_unit.keyframe,
             disposable: is_video && access_unit.disposable && !access_unit.keyframe,
             gop,

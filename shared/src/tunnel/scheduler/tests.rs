@@ -449,3 +449,37 @@ impl Model {
             .insert((ticket.line, ticket.publisher, ticket.seq));
     }
 }
+
+#[test]
+fn tracks_that_are_not_played_go_last_and_take_nothing_along() {
+    let mut scheduler = Scheduler::new(Limits::default());
+    let mut seq = 0;
+    let mut push = |scheduler: &mut Scheduler, track: u8, letter: char| {
+        let mut unit = unit(1, seq, letter, 0, 100);
+        unit.access_unit.track = track;
+        seq += 1;
+        scheduler.push(unit, 0);
+    };
+    let order = |scheduler: &mut Scheduler| -> Vec<(u8, char)> {
+        std::iter::from_fn(|| scheduler.pop(0))
+            .map(|out| (out.unit.access_unit.track, kind(&out)))
+            .collect()
+    };
+    for (track, letter) in [(1, 'K'), (1, 'a'), (0, 'K'), (1, 'p'), (0, 'p'), (0, 'a')] {
+        push(&mut scheduler, track, letter);
+    }
+    assert_eq!(
+        order(&mut scheduler),
+        [(0, 'a'), (0, 'K'), (0, 'p'), (1, 'K'), (1, 'a'), (1, 'p')]
+    );
+    // Another choice holds from its first keyframe on, for sound at once.
+    scheduler.set_played(1, 1, 1);
+    for (track, letter) in [(1, 'p'), (0, 'p'), (1, 'a'), (1, 'K'), (0, 'p'), (1, 'p')] {
+        push(&mut scheduler, track, letter);
+    }
+    assert_eq!(
+        order(&mut scheduler),
+        [(1, 'a'), (1, 'K'), (0, 'p'), (1, 'p'), (1, 'p'), (0, 'p')]
+    );
+    assert_eq!(scheduler.pop_dropped(), None);
+}
