@@ -22,7 +22,7 @@ help:
 	@echo 'make demo         relay, connector and a camera on this machine (SECONDS=20: ends by itself, with figures)'
 	@echo 'make test         all tests but the slow ones'
 	@echo 'make test-slow    the slow ones; each alone: $(SLOW)'
-	@echo 'make test-encoders  every encoder and its codecs, byte by byte; fetches FFmpeg 9 and PyAV from PyPI once'
+	@echo 'make test-encoders  every encoder and its codecs, byte by byte; RTMPS, OBS, nginx; installs what is missing'
 	@echo 'make check        format, lints, documentation, dependencies'
 	@echo 'make fuzz         what strangers can send, each target for SECONDS=60; TARGETS="chunk session" for some of them'
 	@echo 'make bench        all measurements; bench-tunnel: CPU and delay of the tunnel at 1, 4 and 50 feeds;'
@@ -53,9 +53,10 @@ $(SLOW): test-slow-%: build
 	$(REQUIRED) $(WITH_NDI) CARGO='$(CARGO)' $(NETNS) tests/scripts/test.sh --features slow --test 'slow_$*'
 
 test-encoders: build
+	tests/scripts/encoders-debian.sh
 	tests/scripts/encoders.sh
 	$(CARGO) test $(OFFLINE) --workspace --no-run --features encoders
-	$(REQUIRED) CARGO='$(CARGO)' $(NETNS) tests/scripts/test.sh --features encoders --test encoders
+	$(REQUIRED) CARGO='$(CARGO)' $(NETNS) tests/scripts/test.sh --features encoders --test 'encoders*'
 
 check:
 	$(CARGO) fmt --all --check

@@ -52,7 +52,10 @@ fn servers(relay: &RelaySnapshot) -> Vec<String> {
     let plain =
         (hosts.iter()).filter_map(|host| Some(server("rtmp", host, ports.0?, Some(RTMP_PORT))));
     // 443 is what encoders take for RTMPS without a port, but not all of them: it is always written.
-    let secure = (hosts.iter()).filter_map(|host| Some(server("rtmps", host, ports.1?, None)));
+    // An encoder that verifies connects only to what the certificate is for.
+    let secure_hosts = relay.ingest.rtmps_hosts.as_ref().unwrap_or(&hosts);
+    let secure =
+        (secure_hosts.iter()).filter_map(|host| Some(server("rtmps", host, ports.1?, None)));
     plain.chain(secure).collect()
 }
 
@@ -77,12 +80,14 @@ mod tests {
     #[test]
     fn an_encoder_is_told_what_the_relay_said_and_else_where_it_was_found() {
         let key = StreamKey::parse("7k2m-x9qd-h4tp").unwrap();
-        // (dialled, public hosts, RTMP, RTMPS, server, URLs)
-        for (address, hosts, rtmp, rtmps, server, urls) in [
+        let none = Some(vec![]);
+        // (dialled, public hosts, RTMP, RTMPS, hosts of its certificate, server, URLs)
+        for (address, hosts, rtmp, rtmps, secure, server, urls) in [
             (
                 "vps.example:4433",
                 vec![],
                 Some(1935),
+                None,
                 None,
                 "rtmp://vps.example/truck1",
                 vec!["rtmp://vps.example/truck1/7k2m-x9qd-h4tp"],
@@ -92,6 +97,7 @@ mod tests {
                 vec!["live.example"],
                 Some(1940),
                 Some(1936),
+                None,
                 "rtmp://live.example:1940/truck1",
                 vec![
                     "rtmp://live.example:1940/truck1/7k2m-x9qd-h4tp",
@@ -99,8 +105,30 @@ mod tests {
                 ],
             ),
             (
+                "198.51.100.7:4433",
+                vec![],
+                Some(1935),
+                Some(1936),
+                Some(vec!["live.example".to_owned()]),
+                "rtmp://198.51.100.7/truck1",
+                vec![
+                    "rtmp://198.51.100.7/truck1/7k2m-x9qd-h4tp",
+                    "rtmps://live.example:1936/truck1/7k2m-x9qd-h4tp",
+                ],
+            ),
+            (
+                "vps.example:4433",
+                vec!["live.example"],
+                Some(1935),
+                Some(1936),
+                none,
+                "rtmp://live.example/truck1",
+                vec!["rtmp://live.example/truck1/7k2m-x9qd-h4tp"],
+            ),
+            (
                 "[2001:db8::1]:4433",
                 vec![],
+                None,
                 None,
                 None,
                 "rtmp://[2001:db8::1]/truck1",
@@ -119,6 +147,7 @@ mod tests {
                     hosts: hosts.into_iter().map(str::to_owned).collect(),
                     rtmp_port: rtmp,
                     rtmps_port: rtmps,
+                    rtmps_hosts: secure,
                 },
                 declared: None,
                 claims: std::collections::BTreeMap::new(),

@@ -65,6 +65,10 @@ pub enum Kind {
     PicturesShown,
     /// The decoder was started again.
     DecoderRestarted,
+    /// The encoder's connection is there and nothing comes by it.
+    FeedStalled,
+    /// It sends again.
+    FeedResumed,
     /// One of a later version.
     #[serde(other)]
     Other,

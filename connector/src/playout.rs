@@ -352,6 +352,20 @@ impl LineHandle {
         stats.bitrate_bps = bitrate_bps;
     }
 
+    /// Whether the relay gets nothing from a publisher whose connection is there; for how long, milliseconds.
+    pub fn report_stall(&self, publisher: u32, stalled_ms: Option<u32>) {
+        if self.line.feeds().chosen_publisher() != Some(publisher) {
+            return;
+        }
+        let since_us = stalled_ms.map(|ms| now_us().saturating_sub(i64::from(ms) * 1000));
+        self.line.stats().stalled_since_us = since_us;
+    }
+
+    /// Whether the encoder's connection to the relay is there and nothing comes by it.
+    pub fn is_stalled(&self) -> bool {
+        self.line.stats().stalled_for_us(now_us()).is_some()
+    }
+
     /// Takes over what can change while the line plays: all but its name and its output.
     pub fn set(&self, settings: &LineSettings) {
         self.line.set_delay(settings.delay_us);

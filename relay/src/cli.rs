@@ -9,6 +9,7 @@ mod show;
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -27,6 +28,7 @@ use tracing::warn;
 use crate::{
     config::{Config, ENV_PREFIX, PROGRAM, Span},
     control::{Answer, Invited, Request, Revoked, Status, check_studio_name},
+    ingest::tls::Source,
     server::{Parts, Relay},
 };
 
@@ -78,8 +80,13 @@ enum Command {
         #[command(subcommand)]
         what: Revoke,
     },
-    /// Takes no new publishers until it is started again; those that are live stay
-    Drain,
+    /// Takes no new publishers until it is started again; encoders that understand it are asked to connect again,
+    /// elsewhere if their address leads there
+    Drain {
+        /// How long those that are live may stay before they are closed, one after another: 60s, 10m, or `forever`
+        #[arg(long, value_name = "TIME", default_value = "60s")]
+        wait: DrainWait,
+    },
     /// Reads the configuration, says what is wrong or what is in force
     CheckConfig,
     /// Ends with 0 when the relay runs and answers
@@ -89,6 +96,27 @@ enum Command {
         /// bash, zsh, fish, elvish or powershell
         shell: Shell,
     },
+}
+
+/// A time, or `forever`.
+#[derive(Clone, Copy, Debug)]
+struct DrainWait(Option<Span>);
+
+impl FromStr for DrainWait {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "forever" => Ok(Self(None)),
+            // The control socket speaks of seconds.
+            _ => match text.parse::<Span>()? {
+                span if span.0 < Duration::from_secs(1) => {
+                    Err("it is a second at least, or forever")
+                }
+                span => Ok(Self(Some(span))),
+            },
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -206,12 +234,10 @@ impl Place {
                     revoked.id, revoked.name, revoked.studio
                 ));
             }
-            Command::Drain => {
-                let status: Status = self.ask(&Request::Drain {}).await?;
-                say(&format!(
-                    "draining: no new publishers; {} still there. Stop the relay when `firstmile-relay publishers` is empty",
-                    status.publishers
-                ));
+            Command::Drain { wait } => {
+                let close_after_s = wait.0.map(|wait| wait.0.as_secs());
+                let status: Status = self.ask(&Request::Drain { close_after_s }).await?;
+                say(&show::draining(&status, wait.0));
             }
             Command::Healthcheck => {
                 let _: Status = self.ask(&Request::Status {}).await?;
@@ -228,6 +254,7 @@ impl Place {
         for sentence in strays() {
             warn!("{sentence}");
         }
+        os::raise_open_files();
         let state = StateDir::lock(self.locate()?, PROGRAM)?;
         // Asked for first, so that a signal during the start is heard too.
         let mut signal = std::pin::pin!(stop_signal());
@@ -245,6 +272,11 @@ impl Place {
             say(&format!("warning: {sentence}"));
         }
         print(&show::config(&config))?;
+        if let Some((certificate, key)) = config.rtmps.certificate_and_key()? {
+            let (certificate, key) = (certificate.to_owned(), key.to_owned());
+            let loaded = Source::Files { certificate, key }.load()?;
+            say(&loaded.describe());
+        }
         say("the configuration is valid");
         Ok(())
     }

@@ -4,7 +4,15 @@
 //! Keys whose feature comes later are accepted already, so that one file serves several versions; unknown keys stop
 //! the start and are named.
 
-use std::{fmt, path::Path, str::FromStr, time::Duration};
+mod network;
+mod size;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use firstmile_shared::{
     config::{self, Listen, LogConfig, join_host_port, split_host_port},
@@ -12,6 +20,12 @@ use firstmile_shared::{
     quic::Congestion,
 };
 use serde::{Deserialize, Serialize};
+
+use self::size::{KIB, MIB};
+pub use self::{
+    network::Network,
+    size::{Bitrate, Size},
+};
 
 /// The program's name: of its state folder, its configuration file and in its messages.
 pub const PROGRAM: &str = "firstmile-relay";
@@ -54,13 +68,6 @@ impl Config {
                 self.https.listen
             ));
         }
-        let rtmps = RtmpsConfig::default().listen;
-        if self.rtmps.listen != Listen::Off && self.rtmps.listen != rtmps {
-            sentences.push(format!(
-                "rtmps.listen = \"{}\" is not served by this version; encoders use rtmp.listen",
-                self.rtmps.listen
-            ));
-        }
         sentences
     }
 }
@@ -71,12 +78,18 @@ impl Config {
 pub struct RtmpConfig {
     /// Where encoders connect. Default `[::]:1935`: RTMP's registered port, the only one some encoders know.
     pub listen: Listen,
+    /// Load balancers in front of RTMP and RTMPS, by address or network (`10.0.0.0/8`): each connection from there must
+    /// begin with a PROXY protocol header, version 2, which says who the encoder is. Default: none. From elsewhere no
+    /// such header is believed: anybody could write one.
+    #[serde(deserialize_with = "config::list")]
+    pub proxy_protocol_from: Vec<Network>,
 }
 
 impl Default for RtmpConfig {
     fn default() -> Self {
         Self {
             listen: Listen::at("::", 1935),
+            proxy_protocol_from: Vec::new(),
         }
     }
 }
@@ -85,14 +98,45 @@ impl Default for RtmpConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RtmpsConfig {
-    /// Where encoders connect with TLS. Default `[::]:1936`. Accepted; not served by this version.
+    /// Where encoders connect with TLS. Default `[::]:1936`: next to RTMP's. When that default can't be listened on,
+    /// the relay goes on without RTMPS and says so; an address of the operator's own has to work.
     pub listen: Listen,
+    /// A PEM file with the certificate and, behind it, those that lead to the authority. It is read again when it
+    /// changes. Default: none; the relay makes a certificate of its own, which encoders take only without verification.
+    #[serde(deserialize_with = "config::optional", serialize_with = "path")]
+    pub certificate: Option<PathBuf>,
+    /// A PEM file with the certificate's private key; may be the same file. Likewise read again.
+    #[serde(deserialize_with = "config::optional", serialize_with = "path")]
+    pub key: Option<PathBuf>,
 }
 
 impl Default for RtmpsConfig {
     fn default() -> Self {
         Self {
             listen: Listen::at("::", 1936),
+            certificate: None,
+            key: None,
+        }
+    }
+}
+
+impl RtmpsConfig {
+    /// Whether the operator did not choose the address: then nothing depends on it.
+    pub fn is_default_listener(&self) -> bool {
+        self.listen == Self::default().listen
+    }
+
+    /// The operator's own certificate, and its key; `None` when there is none.
+    pub fn certificate_and_key(&self) -> Result<Option<(&Path, &Path)>, Failure> {
+        match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(Failure::config(
+                "rtmps.certificate is set and rtmps.key is not: name the file with its private key too (it may be the same file)",
+            )),
+            (None, Some(_)) => Err(Failure::config(
+                "rtmps.key is set and rtmps.certificate is not: name the file with the certificate too (it may be the same file)",
+            )),
         }
     }
 }
@@ -182,6 +226,25 @@ pub struct LimitsConfig {
     /// and pauses is not cut off.
     #[serde(deserialize_with = "config::text")]
     pub idle_timeout: Span,
+    /// What an encoder may send before its key is accepted, and so the most that it can make the relay keep; no message
+    /// may be larger. Default 64 KiB: a handshake is 3 KiB, all commands together take less than one.
+    #[serde(deserialize_with = "config::text")]
+    pub unauthenticated_bytes: UnauthenticatedSize,
+    /// The largest message of an encoder that publishes. Default 8 MiB: sixteen times a 4K intra picture at 100 Mbit/s.
+    #[serde(deserialize_with = "config::text")]
+    pub message_bytes: MessageSize,
+    /// What one publisher may send, as an average of a second. Default 200 Mbit/s: twice what a 4K camera sends, and
+    /// not all of a server's network. One that sends more is not cut off: it is read no faster, and falls behind.
+    #[serde(deserialize_with = "config::text")]
+    pub publisher_bitrate: Bitrate,
+    /// After which time a wrong key is answered. Default 1 s: guessing is hopeless, and a typing error is told while the
+    /// person looks.
+    #[serde(deserialize_with = "config::text")]
+    pub wrong_key_delay: Span,
+    /// After which time at most, when an address goes on sending wrong keys: from the sixth within a minute on, each
+    /// five add `wrong_key_delay`. Default 5 s: OBS gives up on an answer after some. The right key never waits.
+    #[serde(deserialize_with = "config::text")]
+    pub wrong_key_delay_max: Span,
     /// Connected connectors. Default 256.
     #[serde(deserialize_with = "config::text")]
     pub connectors: Count,
@@ -202,12 +265,23 @@ impl Default for LimitsConfig {
             rtmp_connections_per_address: Count(64),
             handshake_timeout: Span(Duration::from_secs(10)),
             idle_timeout: Span(Duration::from_secs(10)),
+            unauthenticated_bytes: UnauthenticatedSize::of(64 * KIB),
+            message_bytes: MessageSize::of(8 * MIB),
+            publisher_bitrate: Bitrate::mbit(200),
+            wrong_key_delay: Span(Duration::from_secs(1)),
+            wrong_key_delay_max: Span(Duration::from_secs(5)),
             connectors: Count(256),
             connectors_per_studio: Count(16),
             http_connections: Count(64),
         }
     }
 }
+
+/// Less than a handshake and a long `connect` lets nobody in; with more, strangers could fill a small server.
+pub type UnauthenticatedSize = Size<{ 8 * KIB }, { MIB }>;
+
+/// The tunnel carries no larger units.
+pub type MessageSize = Size<{ 64 * KIB }, { 8 * MIB }>;
 
 /// A number of things: 1 to 65 536. Parsed, not validated: a `Count` in hand is in range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -326,6 +400,15 @@ fn shown<S: serde::Serializer>(
     serializer.collect_str(value)
 }
 
+/// Empty where there is none: so it can be read in again.
+#[expect(clippy::ref_option, reason = "serde's signature")]
+fn path<S: serde::Serializer>(value: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(path) => serializer.collect_str(&path.display()),
+        None => serializer.serialize_str(""),
+    }
+}
+
 const SPAN_FORM: &str = "a time is a number with ms, s, m, h or d, like 10s or 24h";
 
 const SPAN_MS_MAX: u64 = 3_660 * 24 * 3_600_000;
@@ -364,8 +447,11 @@ mod tests {
             r#"
             [rtmp]
             listen = "0.0.0.0:11935"
+            proxy_protocol_from = ["10.0.0.0/8", "2001:db8::7"]
             [rtmps]
             listen = "off"
+            certificate = "/etc/firstmile/relay.crt"
+            key = "/etc/firstmile/relay.key"
             [tunnel]
             listen = "127.0.0.1:0"
             public_address = ["relay.example", "[2001:db8::1]:5000"]
@@ -381,6 +467,11 @@ mod tests {
             rtmp_connections_per_address = 10
             handshake_timeout = "5s"
             idle_timeout = "1m"
+            unauthenticated_bytes = "32KiB"
+            message_bytes = "1MiB"
+            publisher_bitrate = "20Mbit/s"
+            wrong_key_delay = "2s"
+            wrong_key_delay_max = "4s"
             connectors = 3
             connectors_per_studio = 2
             http_connections = 5
@@ -392,6 +483,10 @@ mod tests {
         .unwrap();
         assert_eq!(config.limits.publishers_per_studio.get(), 4);
         assert_eq!(config.limits.idle_timeout.to_string(), "1m");
+        assert_eq!(config.limits.unauthenticated_bytes.get(), 32 * 1024);
+        assert_eq!(config.limits.publisher_bitrate.to_string(), "20Mbit/s");
+        assert_eq!(config.rtmp.proxy_protocol_from.len(), 2);
+        assert!(config.rtmps.certificate_and_key().unwrap().is_some());
         let addresses: Vec<_> = config
             .tunnel
             .public_address
@@ -423,6 +518,18 @@ mod tests {
             (
                 "[limits]\nidle_timeout = \"soon\"",
                 &["limits.idle_timeout", "\"soon\"", "like 10s"],
+            ),
+            (
+                "[limits]\nmessage_bytes = \"9MiB\"",
+                &["limits.message_bytes", "\"9MiB\"", "64KiB to 8MiB"],
+            ),
+            (
+                "[limits]\npublisher_bitrate = \"fast\"",
+                &["limits.publisher_bitrate", "\"fast\"", "like 50Mbit/s"],
+            ),
+            (
+                "[rtmp]\nproxy_protocol_from = \"lb.example\"",
+                &["rtmp.proxy_protocol_from", "lb.example", "10.0.0.0/8"],
             ),
             (
                 "[tunnel]\npublic_address = \"rtmp://x\"",

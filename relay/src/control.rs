@@ -1,7 +1,7 @@
 //! What can be asked of a relay, from whatever side: the command line over the control socket, the command line alone
 //! when no program runs, and the API. One place, so that all sides do the same and say the same.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use firstmile_shared::{
     date,
@@ -54,8 +54,12 @@ pub enum Request {
         /// The first digits of its identity.
         id: String,
     },
-    /// Takes no new publishers. Answer: [`Status`].
-    Drain {},
+    /// Takes no new publishers, and asks those that understand it to connect elsewhere. Answer: [`Status`].
+    Drain {
+        /// After which time those that are still here are closed, seconds; `None`: never.
+        #[serde(default)]
+        close_after_s: Option<u64>,
+    },
 }
 
 /// One answer, as it crosses the control socket.
@@ -254,9 +258,11 @@ impl Control {
                 Ok(Value::Null)
             }
             Request::RevokeConnector { id } => value(&self.revoke_connector(&id).await?),
-            Request::Drain {} => {
+            Request::Drain { close_after_s } => {
                 self.running_status()?;
-                shared.registry.drain();
+                shared
+                    .registry
+                    .drain(close_after_s.map(Duration::from_secs));
                 value(&self.running_status()?)
             }
         }

@@ -10,27 +10,38 @@
 
 pub mod connections;
 pub mod desk;
+pub mod mistake;
+pub mod pace;
+pub mod proxy;
 pub mod publisher;
+pub mod tls;
+pub mod wrong_keys;
 
-use std::{future::Future, io, net::SocketAddr, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use firstmile_shared::{clock, net, supervisor};
 use socket2::SockRef;
 use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, info, warn};
 
-pub use self::{connections::Connections, desk::Desk};
-use self::{connections::Place, publisher::Publisher};
+pub use self::{connections::Connections, desk::Desk, mistake::Ports, tls::Tls};
+use self::{
+    connections::Place,
+    mistake::{Mistake, Spoken},
+    proxy::ProxyError,
+    publisher::Publisher,
+};
 use crate::{
     address::canonical,
-    config::LimitsConfig,
+    config::{LimitsConfig, Network},
     metrics::{Listener, Refused},
-    rtmp::session::Session,
+    rtmp::session::{self, Session},
 };
 
 /// A protocol by which encoders deliver their feeds.
@@ -57,6 +68,12 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// How long an encoder's network may be silent.
     pub idle_timeout: Duration,
+    /// Bytes before a publish is accepted.
+    pub unauthenticated_bytes: usize,
+    /// Bytes of one message of a publish.
+    pub message_bytes: usize,
+    /// Bytes a second of one publisher.
+    pub bytes_per_second: u64,
 }
 
 impl From<&LimitsConfig> for Limits {
@@ -66,6 +83,9 @@ impl From<&LimitsConfig> for Limits {
             connections_per_address: config.rtmp_connections_per_address.get(),
             handshake_timeout: config.handshake_timeout.0,
             idle_timeout: config.idle_timeout.0,
+            unauthenticated_bytes: config.unauthenticated_bytes.get(),
+            message_bytes: config.message_bytes.get(),
+            bytes_per_second: config.publisher_bitrate.bytes_per_second(),
         }
     }
 }
@@ -76,17 +96,79 @@ pub struct RtmpIngest {
     listener: TcpListener,
     limits: Limits,
     connections: Connections,
+    ports: Ports,
+    proxies: Arc<[Network]>,
+}
+
+/// RTMP over TLS.
+#[derive(Debug)]
+pub struct RtmpsIngest {
+    plain: RtmpIngest,
+    tls: Tls,
+}
+
+/// By which way encoders come in.
+#[derive(Clone, Debug)]
+struct Door {
+    listener: Listener,
+    /// As in `PublishRequest::protocol`.
+    protocol: &'static str,
+    limits: Limits,
+    ports: Ports,
+    proxies: Arc<[Network]>,
+    tls: Option<Tls>,
 }
 
 impl RtmpIngest {
     /// Serves the encoders that connect to `listener`. Must be called inside a runtime.
     pub fn new(listener: std::net::TcpListener, limits: Limits) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let ports = Ports {
+            rtmp: Some(listener.local_addr()?.port()),
+            rtmps: None,
+        };
         Ok(Self {
-            listener: TcpListener::from_std(listener)?,
+            listener,
             limits,
             connections: Connections::new(limits.connections, limits.connections_per_address),
+            ports,
+            proxies: Arc::default(),
         })
+    }
+
+    /// Takes its places from those of another listener.
+    #[must_use]
+    pub fn sharing(self, connections: &Connections) -> Self {
+        Self {
+            connections: connections.clone(),
+            ..self
+        }
+    }
+
+    /// Tells those who are wrong here where to go.
+    #[must_use]
+    pub fn with_ports(self, ports: Ports) -> Self {
+        Self { ports, ..self }
+    }
+
+    /// Expects a PROXY protocol header of whoever comes from one of these networks.
+    #[must_use]
+    pub fn behind(self, proxies: &[Network]) -> Self {
+        Self {
+            proxies: proxies.into(),
+            ..self
+        }
+    }
+
+    /// Likewise, with TLS around it.
+    pub fn secured(self, tls: Tls) -> RtmpsIngest {
+        RtmpsIngest { plain: self, tls }
+    }
+
+    /// The places of its connections.
+    pub fn connections(&self) -> &Connections {
+        &self.connections
     }
 
     /// Where encoders connect, as really bound.
@@ -101,20 +183,59 @@ impl Ingest for RtmpIngest {
     async fn run(self, desk: Desk, shutdown: CancellationToken) -> anyhow::Result<()> {
         let address = self.local_addr().context("the RTMP listener")?;
         info!(%address, "taking RTMP");
-        let publishers = TaskTracker::new();
         let reports = shutdown.run_until_cancelled(desk.report_refusals());
-        let accepts = shutdown.run_until_cancelled(self.accept_all(&desk, &publishers, &shutdown));
-        let _ = tokio::join!(reports, accepts);
-        drop(self);
-        publishers.close();
-        publishers.wait().await;
+        let serve = self.serve(Listener::Rtmp, Self::PROTOCOL, None, &desk, &shutdown);
+        let _ = tokio::join!(reports, serve);
+        Ok(())
+    }
+}
+
+impl Ingest for RtmpsIngest {
+    const PROTOCOL: &'static str = "rtmps";
+
+    async fn run(self, desk: Desk, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let address = self.plain.local_addr().context("the RTMPS listener")?;
+        info!(%address, "taking RTMPS");
+        info!("{}", self.tls.describe());
+        let reports = shutdown.run_until_cancelled(desk.report_refusals());
+        let tls = self.tls.clone();
+        let follows = shutdown.run_until_cancelled(tls.follow_files());
+        let (door, tls) = (Listener::Rtmps, Some(self.tls));
+        let serve = (self.plain).serve(door, Self::PROTOCOL, tls, &desk, &shutdown);
+        let _ = tokio::join!(reports, follows, serve);
         Ok(())
     }
 }
 
 impl RtmpIngest {
+    /// Until `shutdown`, and until the last one has gone then.
+    async fn serve(
+        self,
+        listener: Listener,
+        protocol: &'static str,
+        tls: Option<Tls>,
+        desk: &Desk,
+        shutdown: &CancellationToken,
+    ) {
+        let door = Door {
+            listener,
+            protocol,
+            limits: self.limits,
+            ports: self.ports,
+            proxies: self.proxies.clone(),
+            tls,
+        };
+        let publishers = TaskTracker::new();
+        let accepts = self.accept_all(&door, desk, &publishers, shutdown);
+        let _ = shutdown.run_until_cancelled(accepts).await;
+        drop(self);
+        publishers.close();
+        publishers.wait().await;
+    }
+
     async fn accept_all(
         &self,
+        door: &Door,
         desk: &Desk,
         publishers: &TaskTracker,
         shutdown: &CancellationToken,
@@ -122,8 +243,12 @@ impl RtmpIngest {
         loop {
             self.connections.wait_for_place().await;
             let (socket, peer) = self.accept().await;
-            let Some(place) = self.connections.enter(peer.ip()) else {
-                desk.turned_away(Refused::Full, peer, "too many connections of its address");
+            let place = if door.is_proxy(peer) {
+                self.connections.enter_unnamed()
+            } else if let Some(place) = self.connections.enter(peer.ip()) {
+                place
+            } else {
+                desk.turned_away(Refused::Full, peer, TOO_MANY);
                 continue;
             };
             if let Err(error) = net::watch_peer(&SockRef::from(&socket), self.limits.idle_timeout) {
@@ -131,30 +256,10 @@ impl RtmpIngest {
                 debug!(%peer, %error, "a new connection can not be set up");
                 continue;
             }
-            let publisher = self.publisher(socket, peer, place, desk.clone(), shutdown.clone());
-            publishers.spawn(publisher.instrument(debug_span!("encoder", %peer)));
-        }
-    }
-
-    fn publisher(
-        &self,
-        socket: TcpStream,
-        peer: SocketAddr,
-        place: Place,
-        desk: Desk,
-        shutdown: CancellationToken,
-    ) -> impl Future<Output = ()> + Send + use<> {
-        let within_us = self.limits.handshake_timeout.as_micros();
-        let session = Session::new(
-            clock::now_us(),
-            i64::try_from(within_us).unwrap_or(i64::MAX),
-            supervisor::random().into(),
-        );
-        let open = desk.metrics().connection(Listener::Rtmp);
-        let publisher = Publisher::new(socket, peer, Self::PROTOCOL, session, place, desk);
-        async move {
-            publisher.run(&shutdown).await;
-            drop(open);
+            let serve = door
+                .clone()
+                .serve(socket, peer, place, desk.clone(), shutdown.clone());
+            publishers.spawn(serve.instrument(debug_span!("encoder", %peer)));
         }
     }
 
@@ -173,6 +278,176 @@ impl RtmpIngest {
         }
     }
 }
+
+/// Why somebody was turned away before RTMP began.
+struct TurnedAway {
+    reason: Refused,
+    why: String,
+}
+
+impl TurnedAway {
+    fn new(reason: Refused, why: impl ToString) -> Self {
+        let why = why.to_string();
+        Self { reason, why }
+    }
+}
+
+impl Door {
+    /// Whether it has to say whom it brings.
+    fn is_proxy(&self, peer: SocketAddr) -> bool {
+        (self.proxies.iter()).any(|network| network.contains(peer.ip()))
+    }
+
+    /// One connection, from its first byte to its last.
+    async fn serve(
+        self,
+        mut socket: TcpStream,
+        mut peer: SocketAddr,
+        mut place: Place,
+        desk: Desk,
+        shutdown: CancellationToken,
+    ) {
+        let _open = desk.metrics().connection(self.listener);
+        let session = self.session();
+        let must_go = place.must_go();
+        let before = async {
+            if self.is_proxy(peer) {
+                if let Some(named) = read_proxy_header(&mut socket).await? {
+                    peer = named;
+                }
+                if !place.belongs_to(peer.ip()) {
+                    return Err(TurnedAway::new(Refused::Full, TOO_MANY));
+                }
+            }
+            match &self.tls {
+                Some(_) => self.expect_tls(&socket).await,
+                None => Ok(()),
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            () = must_go.cancelled() => Err(TurnedAway::new(Refused::Full, MADE_ROOM)),
+            outcome = time::timeout(self.limits.handshake_timeout, before) => {
+                outcome.unwrap_or_else(|_| Err(self.too_slow()))
+            }
+        };
+        if let Err(TurnedAway { reason, why }) = outcome {
+            desk.turned_away(reason, peer, why);
+            return let_go(&mut socket).await;
+        }
+        let Some(tls) = &self.tls else {
+            let publisher = Publisher::new(socket, peer, &self, session, place, desk);
+            return publisher.run(&shutdown).await;
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            () = must_go.cancelled() => Err(TurnedAway::new(Refused::Full, MADE_ROOM)),
+            outcome = time::timeout(self.limits.handshake_timeout, tls.accept(socket)) => match outcome {
+                Ok(Ok(stream)) => Ok(stream),
+                Ok(Err(why)) => Err(TurnedAway::new(Refused::Tls, why)),
+                Err(_) => Err(self.too_slow()),
+            },
+        };
+        match outcome {
+            Ok(stream) => {
+                let publisher = Publisher::new(stream, peer, &self, session, place, desk);
+                publisher.run(&shutdown).await;
+            }
+            Err(TurnedAway { reason, why }) => desk.turned_away(reason, peer, why),
+        }
+    }
+
+    fn session(&self) -> Session {
+        let within_us = self.limits.handshake_timeout.as_micros();
+        let limits = session::Limits {
+            publish_within_us: i64::try_from(within_us).unwrap_or(i64::MAX),
+            unauthenticated_len: self.limits.unauthenticated_bytes,
+            message_len: self.limits.message_bytes,
+        };
+        Session::with_limits(clock::now_us(), limits, supervisor::random().into())
+    }
+
+    fn too_slow(&self) -> TurnedAway {
+        let within_ms = self.limits.handshake_timeout.as_millis();
+        TurnedAway::new(
+            Refused::TooSlow,
+            format!("no publish within {within_ms} ms"),
+        )
+    }
+
+    /// Looks at the first bytes, and leaves them where they are: TLS has words of its own for what it can't read, and
+    /// they help nobody.
+    async fn expect_tls(&self, socket: &TcpStream) -> Result<(), TurnedAway> {
+        let mut first = [0; FIRST_LEN];
+        let mut looks = FIRST_LOOKS;
+        loop {
+            let len = socket.peek(&mut first).await.unwrap_or(0);
+            let seen = first.get(..len).unwrap_or_default();
+            looks -= 1;
+            match Spoken::of(seen) {
+                Some(Spoken::Tls) => return Ok(()),
+                None => return Err(TurnedAway::new(Refused::Tls, "it left without a word")),
+                // The next bytes may tell more.
+                Some(_) if len < 4 && looks > 0 => time::sleep(FIRST_WAIT).await,
+                Some(spoken) => {
+                    let mistake = self.mistake(spoken);
+                    return Err(TurnedAway::new(mistake.reason(), mistake));
+                }
+            }
+        }
+    }
+
+    fn mistake(&self, spoken: Spoken) -> Mistake {
+        Mistake {
+            spoken,
+            listener: self.listener,
+            ports: self.ports,
+        }
+    }
+}
+
+async fn read_proxy_header(socket: &mut TcpStream) -> Result<Option<SocketAddr>, TurnedAway> {
+    let wrong = |error: ProxyError| TurnedAway::new(Refused::Proxy, error);
+    let lost = |_: io::Error| wrong(ProxyError::Missing);
+    let mut start = [0; proxy::START_LEN];
+    socket.read_exact(&mut start).await.map_err(lost)?;
+    let start = proxy::Start::parse(&start).map_err(wrong)?;
+    let mut rest = vec![0; start.rest_len];
+    socket.read_exact(&mut rest).await.map_err(lost)?;
+    start.peer(&rest).map_err(wrong)
+}
+
+/// Ends a connection so that the other side sees an end, not a fault: with unread bytes on our side, closing would reset
+/// it, and what we said last would be lost on the way.
+async fn let_go<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S) {
+    let goodbye = async {
+        socket.shutdown().await?;
+        let (mut bytes, mut left) = ([0; 1024], LINGER_LEN_MAX);
+        while left > 0 {
+            match socket.read(&mut bytes).await? {
+                0 => break,
+                len => left = left.saturating_sub(len),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Lost is as good as ended.
+    let _ = time::timeout(LINGER, goodbye).await;
+}
+
+const TOO_MANY: &str = "too many connections of its address";
+const MADE_ROOM: &str = "it had to make room";
+
+/// How long and how much somebody who was turned away may go on sending before he is cut off.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_LEN_MAX: usize = 64 * 1024;
+
+/// What tells one protocol from another.
+const FIRST_LEN: usize = 16;
+const FIRST_LOOKS: u32 = 3;
+const FIRST_WAIT: Duration = Duration::from_millis(50);
 
 const ACCEPT_RETRY_MIN: Duration = Duration::from_millis(5);
 const ACCEPT_RETRY_MAX: Duration = Duration::from_secs(1);

@@ -62,6 +62,8 @@ pub enum Dropped {
 pub enum Listener {
     /// Encoders.
     Rtmp,
+    /// Encoders with TLS.
+    Rtmps,
     /// Connectors.
     Tunnel,
     /// The API, the metrics, the page.
@@ -69,7 +71,7 @@ pub enum Listener {
 }
 
 /// Why somebody was turned away: the `reason` label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Refused {
     /// An encoder with a wrong key, or for a studio that is not there.
     UnknownKey,
@@ -87,6 +89,20 @@ pub enum Refused {
     Token,
     /// An encoder that the studio's operator refused.
     ByStudio,
+    /// RTMPS, or a browser, on the port of RTMP.
+    TlsOnRtmp,
+    /// RTMP on the port of RTMPS.
+    RtmpOnRtmps,
+    /// RTMPE, which is not spoken.
+    Rtmpe,
+    /// HTTP, on either port.
+    Http,
+    /// A bare MPEG transport stream.
+    MpegTs,
+    /// A TLS handshake that came to nothing.
+    Tls,
+    /// A PROXY protocol header from nobody of the configuration, or none where there has to be one.
+    Proxy,
 }
 
 impl Metrics {
@@ -313,11 +329,12 @@ impl Dropped {
 }
 
 impl Listener {
-    const ALL: [Self; 3] = [Self::Rtmp, Self::Tunnel, Self::Http];
+    const ALL: [Self; 4] = [Self::Rtmp, Self::Rtmps, Self::Tunnel, Self::Http];
 
     const fn label(self) -> &'static str {
         match self {
             Self::Rtmp => "rtmp",
+            Self::Rtmps => "rtmps",
             Self::Tunnel => "tunnel",
             Self::Http => "http",
         }
@@ -325,7 +342,7 @@ impl Listener {
 }
 
 impl Refused {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 15] = [
         Self::UnknownKey,
         Self::Draining,
         Self::Full,
@@ -334,9 +351,17 @@ impl Refused {
         Self::UnknownConnector,
         Self::Token,
         Self::ByStudio,
+        Self::TlsOnRtmp,
+        Self::RtmpOnRtmps,
+        Self::Rtmpe,
+        Self::Http,
+        Self::MpegTs,
+        Self::Tls,
+        Self::Proxy,
     ];
 
-    const fn label(self) -> &'static str {
+    /// The label's value, also for the log.
+    pub const fn label(self) -> &'static str {
         match self {
             Self::UnknownKey => "unknown_key",
             Self::Draining => "draining",
@@ -346,6 +371,13 @@ impl Refused {
             Self::UnknownConnector => "unknown_connector",
             Self::Token => "token",
             Self::ByStudio => "by_studio",
+            Self::TlsOnRtmp => "tls_on_rtmp",
+            Self::RtmpOnRtmps => "rtmp_on_rtmps",
+            Self::Rtmpe => "rtmpe",
+            Self::Http => "http",
+            Self::MpegTs => "mpeg_ts",
+            Self::Tls => "tls",
+            Self::Proxy => "proxy",
         }
     }
 }

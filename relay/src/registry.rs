@@ -10,6 +10,7 @@
 //! Locks: the table first, then one feed. Delivering a unit takes the feed's only.
 
 pub mod age;
+mod drain;
 mod feed;
 mod handle;
 mod status;
@@ -24,7 +25,7 @@ use std::{
 
 use firstmile_shared::{
     clock, supervisor,
-    takeover::Why,
+    takeover::{Look, Why},
     tls::Spki,
     tunnel::{
         control::{Claim, FeedReport, TrackReport},
@@ -35,7 +36,10 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use self::feed::{Decision, Feed, Publisher, Target};
+use self::{
+    drain::Drain,
+    feed::{Decision, Feed, Publisher, Target},
+};
 pub use self::{
     handle::{Publication, Subscription},
     status::{ConnectorStatus, DeliveredTo, PublisherState, PublisherStatus},
@@ -136,6 +140,18 @@ pub enum Refusal {
     ByStudio,
 }
 
+impl Refusal {
+    /// How it is counted.
+    pub const fn counted_as(self) -> Refused {
+        match self {
+            Self::UnknownKey => Refused::UnknownKey,
+            Self::Draining => Refused::Draining,
+            Self::Full => Refused::Full,
+            Self::ByStudio => Refused::ByStudio,
+        }
+    }
+}
+
 /// Why a publisher is told to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -145,6 +161,8 @@ pub enum Ending {
     Refused,
     /// The studio removed or disabled the line, or its connector or the studio was revoked.
     Withdrawn,
+    /// The relay is being emptied, and its operator's time is over.
+    Drained,
 }
 
 impl Ending {
@@ -154,6 +172,7 @@ impl Ending {
             Self::Replaced(why) => why.reason(),
             Self::Refused => "the studio refused the encoder",
             Self::Withdrawn => "the line was taken away from the encoder",
+            Self::Drained => "the relay is going to stop",
         }
     }
 }
@@ -198,7 +217,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct Table {
-    is_draining: bool,
+    drain: Option<Drain>,
     next_publisher: u32,
     next_subscription: u64,
     feeds: HashMap<Grant, Arc<Mutex<Feed>>>,
@@ -241,7 +260,7 @@ impl Registry {
                 metrics,
                 limits,
                 table: Mutex::new(Table {
-                    is_draining: false,
+                    drain: None,
                     // Not 1: a connector that still holds units of a relay's earlier run must not mix them up.
                     next_publisher: supervisor::random(),
                     next_subscription: 0,
@@ -260,14 +279,8 @@ impl Registry {
 
     /// Lets an encoder publish, or says why not.
     pub fn publish(&self, request: PublishRequest) -> Result<Publication, Refusal> {
-        self.try_publish(request).inspect_err(|refusal| {
-            self.shared.metrics.refused(match refusal {
-                Refusal::UnknownKey => Refused::UnknownKey,
-                Refusal::Draining => Refused::Draining,
-                Refusal::Full => Refused::Full,
-                Refusal::ByStudio => Refused::ByStudio,
-            });
-        })
+        self.try_publish(request)
+            .inspect_err(|refusal| self.shared.metrics.refused(refusal.counted_as()))
     }
 
     /// Whether one more connector of this studio fits. One that is connected already takes its own place again.
@@ -292,7 +305,7 @@ impl Registry {
         let mut table = self.table();
         let id = table.next_subscription;
         table.next_subscription += 1;
-        if table.is_draining {
+        if table.drain.is_some() {
             outbox.draining();
         }
         table.subscriptions.insert(
@@ -316,21 +329,43 @@ impl Registry {
         }
     }
 
-    /// Takes no new publishers from now on, and tells everybody.
-    pub fn drain(&self) {
+    /// Takes no new publishers from now on, and tells everybody: connectors, and the encoders that understand it.
+    /// Those that are still here after `close_after` are closed, one after another; `None`: they stay. Called again, it
+    /// only changes that.
+    pub fn drain(&self, close_after: Option<Duration>) {
         let mut table = self.table();
-        if std::mem::replace(&mut table.is_draining, true) {
-            return;
+        let is_new = table.drain.is_none();
+        let mut drain = table.drain.take().unwrap_or_default();
+        drain.close_at(close_after.map(|after| {
+            let after_us = i64::try_from(after.as_micros()).unwrap_or(i64::MAX);
+            clock::now_us().saturating_add(after_us)
+        }));
+        if is_new {
+            for session in table.subscriptions.values() {
+                session.outbox.draining();
+            }
+            for (grant, feed) in &table.feeds {
+                for publisher in lock(feed).publishers() {
+                    publisher.ask_to_leave();
+                    drain.asked(grant.clone(), publisher.look().clone());
+                }
+            }
         }
-        for session in table.subscriptions.values() {
-            session.outbox.draining();
-        }
-        info!("draining: no new publishers; those that are live stay");
+        table.drain = Some(drain);
+        drop(table);
+        let then = match close_after {
+            Some(after) => format!(
+                "those that are still here in {} s are closed",
+                after.as_secs()
+            ),
+            None => "those that are live stay".to_owned(),
+        };
+        info!("draining: no new publishers; {then}");
     }
 
     /// Whether [`Registry::drain`] was called.
     pub fn is_draining(&self) -> bool {
-        self.table().is_draining
+        self.table().drain.is_some()
     }
 
     /// How many encoders publish or are held.
@@ -366,6 +401,7 @@ impl Registry {
                 _ = tick.tick() => {
                     let now_us = clock::now_us();
                     self.report(now_us.saturating_sub(last_us));
+                    self.close_drained(now_us);
                     last_us = now_us;
                 }
             }
@@ -380,8 +416,15 @@ impl Registry {
             .grant(&request.studio, &request.key)
             .ok_or(Refusal::UnknownKey)?;
         let mut table = self.table();
-        if table.is_draining {
-            return Err(Refusal::Draining);
+        let now_us = clock::now_us();
+        if let Some(drain) = &table.drain {
+            let look = Look {
+                address: Some(request.peer.ip()),
+                agent: request.encoder.clone(),
+            };
+            if !drain.lets_back(&grant, &look, now_us) {
+                return Err(Refusal::Draining);
+            }
         }
         let limits = self.shared.limits;
         if table.publishers_len(None) >= limits.publishers
@@ -397,7 +440,6 @@ impl Registry {
                 Arc::new(Mutex::new(Feed::new(&grant.studio, metrics)))
             })
             .clone();
-        let now_us = clock::now_us();
         let peer = request.peer;
         let publisher = Publisher::new(number, request, clock::unix_now(), now_us);
         let closing = publisher.closing();
@@ -496,6 +538,24 @@ impl Registry {
             .map(|(_, feed)| lock(feed))
             .find(|feed| of_line(feed))
             .map(|mut feed| action(&mut feed))
+    }
+
+    /// Closes those whose turn it is, of a relay that is being emptied.
+    fn close_drained(&self, now_us: i64) {
+        let table = self.table();
+        let Some(drain) = &table.drain else {
+            return;
+        };
+        let mut left = drain.to_close(table.publishers_len(None), now_us);
+        for feed in table.feeds.values() {
+            for publisher in lock(feed).publishers() {
+                if left == 0 {
+                    return;
+                }
+                publisher.order(Ending::Drained);
+                left -= 1;
+            }
+        }
     }
 
     fn report(&self, elapsed_us: i64) {

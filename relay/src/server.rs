@@ -25,7 +25,7 @@ use crate::{
     config::Config,
     control::{Bound, Control},
     http,
-    ingest::{Desk, Ingest, RtmpIngest},
+    ingest::{Connections, Desk, Ingest, Ports, RtmpIngest, Tls, tls::Source},
     metrics::Metrics,
     registry::{Limits, Registry},
     store::{StoreError, StoreThread, sqlite::Sqlite},
@@ -60,7 +60,7 @@ impl Relay {
         state.write_run_file(&RunFile {
             pid: std::process::id(),
             rtmp: bound.rtmp.map(|address| address.to_string()),
-            rtmps: None,
+            rtmps: bound.rtmps.map(|address| address.to_string()),
             tunnel: bound.tunnel.map(|address| address.to_string()),
             http: bound.http.map(|address| address.to_string()),
         })?;
@@ -69,8 +69,9 @@ impl Relay {
         parts.start_control(&mut supervisor, state.path())?;
         parts.start_store(&mut supervisor);
         parts.start_registry(&mut supervisor);
-        parts.start_ingest(&mut supervisor, sockets.rtmp.take())?;
-        parts.start_tunnel(&mut supervisor, sockets.tunnel.take(), &bound, state.path())?;
+        let tls = parts.start_ingest(&mut supervisor, &mut sockets, &bound, state.path())?;
+        let ingest = parts.ingest_addresses(&bound, tls.as_ref());
+        parts.start_tunnel(&mut supervisor, sockets.tunnel.take(), ingest, state.path())?;
         parts.start_http(&mut supervisor, sockets.http.take());
         parts.tell(&bound);
         Ok(Running {
@@ -109,6 +110,7 @@ impl Running {
 #[derive(Debug)]
 struct Sockets {
     rtmp: Option<std::net::TcpListener>,
+    rtmps: Option<std::net::TcpListener>,
     tunnel: Option<std::net::UdpSocket>,
     http: Option<std::net::TcpListener>,
 }
@@ -117,6 +119,14 @@ impl Sockets {
     fn bind(config: &Config) -> Result<Self, Failure> {
         Ok(Self {
             rtmp: net::bind_tcp(&config.rtmp.listen, "rtmp.listen")?,
+            rtmps: match net::bind_tcp(&config.rtmps.listen, "rtmps.listen") {
+                // Nobody asked for that port, so nobody is to miss his RTMP for it.
+                Err(failure) if config.rtmps.is_default_listener() => {
+                    warn!("RTMPS is off: {}", failure.message);
+                    None
+                }
+                other => other?,
+            },
             tunnel: net::bind_udp(&config.tunnel.listen, "tunnel.listen")?,
             http: net::bind_tcp(&config.http.listen, "http.listen")?,
         })
@@ -131,7 +141,7 @@ impl Sockets {
         let tunnel = self.tunnel.as_ref().map(std::net::UdpSocket::local_addr);
         Ok(Bound {
             rtmp: tcp(&self.rtmp)?,
-            rtmps: None,
+            rtmps: tcp(&self.rtmps)?,
             tunnel: tunnel.transpose().map_err(fail)?,
             http: tcp(&self.http)?,
         })
@@ -240,27 +250,84 @@ impl Parts {
         });
     }
 
+    /// The answer is RTMPS's own part of it.
     fn start_ingest(
         &self,
         supervisor: &mut Supervisor,
-        listener: Option<std::net::TcpListener>,
-    ) -> Result<(), Failure> {
-        let Some(listener) = listener else {
-            return Ok(());
+        sockets: &mut Sockets,
+        bound: &Bound,
+        state: &Path,
+    ) -> Result<Option<Tls>, Failure> {
+        let limits = (&self.config.limits).into();
+        let ports = Ports {
+            rtmp: bound.rtmp.map(|address| address.port()),
+            rtmps: bound.rtmps.map(|address| address.port()),
         };
-        let ingest = RtmpIngest::new(listener, (&self.config.limits).into())
-            .map_err(|error| Failure::io("rtmp.listen", &error))?;
-        let desk = Desk::new(self.registry.clone(), self.metrics.clone());
-        let shutdown = supervisor.shutdown_token();
-        supervisor.spawn("ingest", ingest.run(desk, shutdown));
-        Ok(())
+        let proxies = &self.config.rtmp.proxy_protocol_from;
+        let desk = Desk::with_limits(
+            self.registry.clone(),
+            self.metrics.clone(),
+            &self.config.limits,
+        );
+        let mut connections: Option<Connections> = None;
+        let mut open = |listener, setting: &str| -> Result<RtmpIngest, Failure> {
+            let ingest = RtmpIngest::new(listener, limits)
+                .map_err(|error| Failure::io(setting, &error))?
+                .with_ports(ports)
+                .behind(proxies);
+            // One address has one share, whichever way it comes.
+            let shared = connections.get_or_insert_with(|| ingest.connections().clone());
+            Ok(ingest.sharing(shared))
+        };
+        if let Some(listener) = sockets.rtmp.take() {
+            let ingest = open(listener, "rtmp.listen")?;
+            supervisor.spawn(
+                "ingest",
+                ingest.run(desk.clone(), supervisor.shutdown_token()),
+            );
+        }
+        let Some(listener) = sockets.rtmps.take() else {
+            return Ok(None);
+        };
+        let tls = Tls::new(self.certificate(state)?)?;
+        let ingest = open(listener, "rtmps.listen")?.secured(tls.clone());
+        supervisor.spawn("rtmps", ingest.run(desk, supervisor.shutdown_token()));
+        Ok(Some(tls))
+    }
+
+    fn certificate(&self, state: &Path) -> Result<Source, Failure> {
+        if let Some((certificate, key)) = self.config.rtmps.certificate_and_key()? {
+            return Ok(Source::Files {
+                certificate: certificate.to_owned(),
+                key: key.to_owned(),
+            });
+        }
+        let public = self.config.tunnel.public_address.iter();
+        let public = public.map(|address| address.host.clone());
+        let local = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        Ok(Source::OwnMade {
+            file: state.join(RTMPS_FILE),
+            hosts: public.chain(local).collect(),
+        })
+    }
+
+    /// Where connectors tell encoders to go.
+    fn ingest_addresses(&self, bound: &Bound, tls: Option<&Tls>) -> IngestAddresses {
+        let hosts = self.config.tunnel.public_address.iter();
+        let hosts: Vec<_> = hosts.map(|address| address.host.clone()).collect();
+        IngestAddresses {
+            rtmp_port: bound.rtmp.map(|address| address.port()),
+            rtmps_port: bound.rtmps.map(|address| address.port()),
+            rtmps_hosts: tls.map(|tls| tls.hosts(&hosts)),
+            hosts,
+        }
     }
 
     fn start_tunnel(
         &self,
         supervisor: &mut Supervisor,
         socket: Option<std::net::UdpSocket>,
-        bound: &Bound,
+        ingest: IngestAddresses,
         state: &Path,
     ) -> Result<(), Failure> {
         let Some(socket) = socket else {
@@ -273,12 +340,6 @@ impl Parts {
         };
         let endpoint = quic::listen(socket, &self.identity, &reset_key, transport)
             .map_err(|error| Failure::new(ExitCode::Io, format!("tunnel.listen: {error}")))?;
-        let hosts = self.config.tunnel.public_address.iter();
-        let ingest = IngestAddresses {
-            hosts: hosts.map(|address| address.host.clone()).collect(),
-            rtmp_port: bound.rtmp.map(|address| address.port()),
-            rtmps_port: bound.rtmps.map(|address| address.port()),
-        };
         let tunnel = Tunnel::new(
             self.directory.clone(),
             self.registry.clone(),
@@ -330,6 +391,7 @@ impl Parts {
         };
         info!(
             rtmp = shown(bound.rtmp),
+            rtmps = shown(bound.rtmps),
             tunnel = shown(bound.tunnel),
             http = shown(bound.http),
             identity = %self.identity.spki(),
@@ -344,6 +406,9 @@ impl Parts {
 
 /// The relay's key and certificate.
 const IDENTITY_FILE: &str = "identity.pem";
+
+/// The key and the certificate that RTMPS shows when the operator gave none.
+const RTMPS_FILE: &str = "rtmps.pem";
 
 /// What ends the connections of the relay's former life at once.
 const RESET_KEY_FILE: &str = "reset.key";

@@ -11,6 +11,7 @@ fn config() -> Config {
     let mut config = Config::default();
     for listen in [
         &mut config.rtmp.listen,
+        &mut config.rtmps.listen,
         &mut config.tunnel.listen,
         &mut config.http.listen,
     ] {
@@ -29,7 +30,7 @@ async fn a_relay_starts_answers_stops_and_starts_again_with_what_it_knew() -> an
     let folder = tempfile::tempdir()?;
     let relay = Relay::start(config(), state(&folder)?).await?;
     let bound = relay.addresses();
-    for address in [bound.rtmp, bound.tunnel, bound.http] {
+    for address in [bound.rtmp, bound.rtmps, bound.tunnel, bound.http] {
         assert!(
             address.is_some_and(|address| address.port() != 0),
             "{bound:?}"
@@ -50,7 +51,13 @@ async fn a_relay_starts_answers_stops_and_starts_again_with_what_it_knew() -> an
     let studios: Vec<_> = relay.control().studios();
     assert_eq!(studios.len(), 1);
     assert_eq!(studios[0].name, "truck1");
-    let Answer::Done(status) = relay.control().handle(Request::Drain {}).await else {
+    let Answer::Done(status) = relay
+        .control()
+        .handle(Request::Drain {
+            close_after_s: None,
+        })
+        .await
+    else {
         panic!("a running relay can be drained");
     };
     assert_eq!(status["state"], serde_json::to_value(State::Draining)?);
@@ -62,6 +69,7 @@ async fn everything_may_be_off_and_a_taken_port_starts_nothing() -> anyhow::Resu
     let folder = tempfile::tempdir()?;
     let mut off = config();
     off.rtmp.listen = Listen::Off;
+    off.rtmps.listen = Listen::Off;
     off.tunnel.listen = Listen::Off;
     off.http.listen = Listen::Off;
     let relay = Relay::start(off, state(&folder)?).await?;

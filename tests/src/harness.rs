@@ -5,6 +5,7 @@
 //! for and have a deadline.
 
 mod encoder;
+mod obs;
 mod program;
 
 use std::{
@@ -23,6 +24,7 @@ use tempfile::TempDir;
 
 pub use self::{
     encoder::{Encoder, EncoderSettings},
+    obs::Obs,
     program::{ChildProcess, Finished, Program, executable},
 };
 

@@ -4,6 +4,7 @@
 //! They come from addresses of their own (`127.0.0.0/8` is all loopback), as strangers do; the limits for each address
 //! would otherwise stop them before they get to their point.
 
+pub mod crowd;
 pub mod quic;
 pub mod rtmp;
 

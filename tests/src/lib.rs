@@ -1,6 +1,7 @@
 //! Everything the end-to-end tests, the demo and the benches share: a stamped camera, a viewer that reads the stamps, and
 //! the programs themselves as a running show.
 
+pub mod authority;
 pub mod bench;
 pub mod encoder;
 pub mod fight;

@@ -106,7 +106,11 @@ async fn after_a_bad_show_every_metric_of_faults_has_moved() -> anyhow::Result<(
     if !can_run(&[Need::Ffmpeg]) {
         return Ok(());
     }
-    let show = Show::start_set(&[("FIRSTMILE_RELAY__LIMITS__HANDSHAKE_TIMEOUT", "1s")])?;
+    let show = Show::start_set(&[
+        ("FIRSTMILE_RELAY__LIMITS__HANDSHAKE_TIMEOUT", "1s"),
+        ("FIRSTMILE_RELAY__RTMPS__LISTEN", "127.0.0.1:0"),
+    ])?;
+    let rtmps = show.relay().address("rtmps")?;
     let (rtmp, tunnel) = (
         show.relay().address("rtmp")?,
         show.relay().address("tunnel")?,
@@ -117,6 +121,7 @@ async fn after_a_bad_show_every_metric_of_faults_has_moved() -> anyhow::Result<(
     studio.wait_connected()?;
     let line = show.add_line("truck1", &studio, "Camera 1", None)?;
 
+    wrong_doors(rtmp, rtmps).await?;
     strangers(rtmp, tunnel, &JoinToken::parse(&used)?).await?;
     let small = EncoderSettings {
         size: (640, 360),
@@ -199,8 +204,24 @@ fn feed(duration_ms: u32, from_ms: i64) -> impl Iterator<Item = AccessUnit> + Se
     })
 }
 
+/// Every protocol that is none of RTMP's, and RTMP where TLS belongs.
+async fn wrong_doors(rtmp: SocketAddr, rtmps: SocketAddr) -> anyhow::Result<()> {
+    for (to, bytes) in [
+        (rtmp, &b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"[..]),
+        (rtmp, b"\x06\0\0\0\0"),
+        (rtmp, b"G\x40\x11\x10\0\x42\xf0"),
+        (rtmp, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"),
+        (rtmps, b"\x03\0\0\0\0\0\0\0\0"),
+        (rtmps, b"\x16\x03\x01\0\x04\x01\0\0\0"),
+    ] {
+        rtmp::say(to, address(10), bytes, PATIENCE).await?;
+    }
+    rtmp::say(rtmp, address(10), &[0xff; 64], PATIENCE).await?;
+    Ok(())
+}
+
 async fn strangers(rtmp: SocketAddr, tunnel: SocketAddr, used: &JoinToken) -> anyhow::Result<()> {
-    rtmp::knock(rtmp, "truck1", "wrong-key-2026").await?;
+    rtmp::knock(rtmp, address(1), "truck1", "wrong-key-2026").await?;
     Attack::Http.run(rtmp, address(1), PATIENCE).await?;
     Attack::HalfHandshake
         .run(rtmp, address(2), PATIENCE)

@@ -25,6 +25,7 @@ struct Seen {
     /// Feeds of other relays that are held.
     held: Vec<FeedInfo>,
     is_frozen: bool,
+    is_stalled: bool,
 }
 
 impl Follow {
@@ -55,12 +56,14 @@ impl Follow {
         let mut seen = BTreeMap::new();
         for (id, snapshot) in lines.snapshots() {
             let handle = lines.handle(id);
+            let is_stalled = handle.as_ref().is_some_and(|handle| handle.is_stalled());
             let (held, is_frozen) = handle.map(|handle| handle.held_feeds()).unwrap_or_default();
             let now = Seen {
                 state: snapshot.state,
                 decoder_restarts: snapshot.video.decoder_restarts_total,
                 held: held.into_iter().map(|feed| feed.info).collect(),
                 is_frozen,
+                is_stalled,
             };
             if let Some(before) = self.lines.get(&id) {
                 events.extend(happened(before, &now, &snapshot));
@@ -117,6 +120,14 @@ fn happened(before: &Seen, now: &Seen, line: &LineSnapshot) -> Vec<Event> {
             Kind::DecoderRestarted,
             "the decoder crashed or hung and was started again",
         ));
+    }
+    if now.is_stalled && !before.is_stalled {
+        let text =
+            "the encoder's connection to the relay is there, and nothing has come by it for 2 s";
+        events.push(Event::new(Kind::FeedStalled, text));
+    }
+    if before.is_stalled && !now.is_stalled && line.relay.is_some() {
+        events.push(Event::new(Kind::FeedResumed, "the encoder sends again"));
     }
     for feed in &now.held {
         if !before.held.contains(feed) {

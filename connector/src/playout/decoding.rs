@@ -175,6 +175,7 @@ impl<'a> Decoding<'a> {
         stats.timecode = None;
         stats.last_decode_error = None;
         stats.decoder_loss = None;
+        stats.stalled_since_us = None;
     }
 
     fn over(&mut self, reason: String, now_us: i64) {
@@ -183,6 +184,7 @@ impl<'a> Decoding<'a> {
         let mut stats = self.line.stats();
         stats.over = Some((reason, now_us));
         stats.encoder_lag_ms = None;
+        stats.stalled_since_us = None;
         stats.bitrate_bps = None;
         stats.timecode = None;
         stats.waits_for_keyframe = false;

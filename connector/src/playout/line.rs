@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::{
     feeds::Feeds,
     jitter::Timing,
+    report::FRESH_US,
     slate::Slate,
     snapshot::Tally,
     stats::{Histogram, Recent},
@@ -98,6 +99,8 @@ pub(super) struct Stats {
     /// Whose relay answered last, and when.
     pub(super) relay_heard: Option<(u32, i64)>,
     pub(super) encoder_lag_ms: Option<u32>,
+    /// Since when the relay has had nothing from the encoder, whose connection is there.
+    pub(super) stalled_since_us: Option<i64>,
     pub(super) bitrate_bps: Option<u64>,
     /// The newest that the encoder sent.
     pub(super) timecode: Option<String>,
@@ -244,6 +247,13 @@ impl Line {
 }
 
 impl Stats {
+    /// For how long the encoder has been stalled; `None` while units come.
+    pub(super) fn stalled_for_us(&self, now_us: i64) -> Option<i64> {
+        let is_silent = (self.last_arrival_us).is_none_or(|at_us| now_us - at_us >= FRESH_US);
+        let since_us = self.stalled_since_us.filter(|_| is_silent)?;
+        Some(now_us.saturating_sub(since_us))
+    }
+
     fn new(output: (&'static str, String)) -> Self {
         Self {
             output,
@@ -255,6 +265,7 @@ impl Stats {
             last_video_us: None,
             relay_heard: None,
             encoder_lag_ms: None,
+            stalled_since_us: None,
             bitrate_bps: None,
             timecode: None,
             video: None,

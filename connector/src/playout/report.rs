@@ -144,6 +144,9 @@ fn remark(facts: &Facts<'_>, stats: &Stats) -> Option<String> {
             facts.name
         ));
     }
+    if let Some(for_us) = stats.stalled_for_us(now_us) {
+        return Some(stalled(for_us));
+    }
     let late = stats.lateness.count(now_us);
     let shown = stats.picture_off.count(now_us);
     if late * 50 > late + shown {
@@ -169,6 +172,14 @@ pub(super) fn culprit(stats: &Stats, now_us: i64) -> &'static str {
     } else {
         "most of it in this computer's decoder"
     }
+}
+
+/// The encoder's connection to the relay is there and carries nothing.
+pub(super) fn stalled(for_us: i64) -> String {
+    format!(
+        "stalled: the encoder's connection to the relay is there, and nothing has come by it for {}",
+        span(for_us)
+    )
 }
 
 /// "12 s", "3 min".

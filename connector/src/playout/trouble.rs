@@ -6,7 +6,7 @@ use super::{
     FeedInfo,
     feeds::tuner::is_known,
     line::Stats,
-    report::{FRESH_US, Facts, culprit, span},
+    report::{FRESH_US, Facts, culprit, span, stalled},
     slate::Words,
 };
 
@@ -28,6 +28,8 @@ pub(super) enum Trouble<'a> {
     Over { reason: &'a str, ago_us: i64 },
     /// A publisher without a unit.
     Nothing,
+    /// Likewise, and the relay says that nothing comes to it either, for so long.
+    Stalled { for_us: i64 },
     /// Units came, and then none for so long.
     Silent { for_us: i64 },
     /// Nothing at all has come from the relay for so long: nobody knows what the encoder does.
@@ -76,8 +78,11 @@ impl<'a> Trouble<'a> {
         }
         match stats.last_arrival_us.map(|at_us| now_us - at_us) {
             None => return Self::Nothing,
-            Some(for_us) if for_us >= facts.delay_us + FRESH_US => {
-                return Self::Silent { for_us };
+            Some(silent_us) if silent_us >= facts.delay_us + FRESH_US => {
+                return match stats.stalled_for_us(now_us) {
+                    Some(for_us) => Self::Stalled { for_us },
+                    None => Self::Silent { for_us: silent_us },
+                };
             }
             Some(_) => {}
         }
@@ -122,6 +127,7 @@ impl<'a> Trouble<'a> {
             Self::RelaySilent { for_us } => {
                 format!("{} for {}", self.in_short(), span(for_us))
             }
+            Self::Stalled { for_us } => stalled(for_us),
             Self::Late { by_us, culprit } => format!(
                 "pictures come up to {} ms too late for the delay of {} ms ({culprit}): a longer delay would show them",
                 by_us.div_euclid(1000) + 1,
@@ -157,6 +163,7 @@ impl<'a> Trouble<'a> {
             Self::RelaySilent { .. } => {
                 "nothing at all has come from the relay (it, or the network between it and the studio)"
             }
+            Self::Stalled { .. } => "the encoder's connection is there, and nothing comes by it",
             Self::Late { culprit, .. } => {
                 return format!("pictures come too late for the studio delay ({culprit})");
             }
@@ -183,7 +190,7 @@ impl<'a> Trouble<'a> {
             Self::Over { .. } => {
                 "The picture returns by itself with the encoder and its connection; the connector's page says which of them is away."
             }
-            Self::Nothing | Self::Silent { .. } => {
+            Self::Nothing | Self::Silent { .. } | Self::Stalled { .. } => {
                 "Look at the encoder and its uplink: the connection is there, but nothing is sent."
             }
             Self::RelaySilent { .. } => {

@@ -161,6 +161,7 @@ mod tests {
             hosts: vec!["live.example".to_owned()],
             rtmp_port: Some(1940),
             rtmps_port: None,
+            rtmps_hosts: None,
         };
         book.set_ingest(Spki([1; 32]), ingest.clone()).unwrap();
         let relays = Book::open(&file).unwrap().relays().to_vec();

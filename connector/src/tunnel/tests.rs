@@ -113,6 +113,7 @@ impl FakeRelay {
                     hosts: vec!["relay.example".into()],
                     rtmp_port: Some(1935),
                     rtmps_port: None,
+                    rtmps_hosts: None,
                 },
             })
             .await;
@@ -440,6 +441,7 @@ async fn lines_are_declared_and_their_feeds_arrive() {
                     publisher: 5,
                     encoder_lag_ms: Some(42),
                     bitrate_bps: Some(6_000_000),
+                    stalled_ms: None,
                     held: 0,
                 }],
                 lost_percent: Some(1.5),

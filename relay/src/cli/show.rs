@@ -8,7 +8,7 @@ use firstmile_shared::config::Listen;
 use serde_json::Value;
 
 use crate::{
-    config::Config,
+    config::{Config, Span},
     control::{Invited, State, Status, StudioStatus},
     registry::{ConnectorStatus, PublisherState, PublisherStatus},
 };
@@ -57,6 +57,21 @@ pub(super) fn status(status: &Status) -> String {
     text
 }
 
+/// `drain`, on standard error.
+pub(super) fn draining(status: &Status, wait: Option<Span>) -> String {
+    let then = match wait {
+        Some(wait) => format!(
+            "Those that are not gone in {wait} are closed then, one after another (`drain --wait forever` lets them stay)."
+        ),
+        None => "Those that are live stay.".to_owned(),
+    };
+    format!(
+        "draining: no new publishers; {} still there. Encoders that understand it were asked to connect again. {then}\n\
+         Stop the relay when `firstmile-relay publishers` is empty.",
+        status.publishers
+    )
+}
+
 /// `studios`.
 pub(super) fn studios(studios: &[StudioStatus]) -> String {
     if studios.is_empty() {
@@ -92,7 +107,10 @@ pub(super) fn publishers(publishers: &[PublisherStatus]) -> String {
             .to_owned(),
             publisher.peer.clone(),
             publisher.encoder.clone(),
-            or_dash(publisher.bitrate_bps.map(bitrate)),
+            match publisher.stalled_ms {
+                Some(ms) => format!("stalled {} s", ms / 1000),
+                None => or_dash(publisher.bitrate_bps.map(bitrate)),
+            },
             or_dash(publisher.encoder_lag_ms.map(|ms| format!("{ms} ms"))),
             codecs.join(" "),
             match publisher.delivered_to.len() {

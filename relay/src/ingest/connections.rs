@@ -3,7 +3,8 @@
 //! A connection is a *stranger* until its key was accepted. When there is no place left, the oldest stranger is told
 //! to go, provided that it had [`STRANGER_MIN`]: so a flood of strangers slows encoders down by that much at worst.
 //! When only the share of one address is used up, its oldest stranger that has not shaken hands goes at once: an
-//! encoder does that in its first moments, and one behind the same address is not to be kept out by silence.
+//! encoder does that in its first moments, and one behind the same address is not to be kept out by silence. Whoever
+//! waits for the answer to a wrong key goes before all others: the right key must find a place.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -40,10 +41,22 @@ struct Table {
 
 #[derive(Debug)]
 struct Stranger {
-    address: IpAddr,
+    /// `None`: somebody whom a load balancer brings, and has not named yet.
+    address: Option<IpAddr>,
     since: time::Instant,
     must_go: CancellationToken,
-    has_shaken_hands: bool,
+    stage: Stage,
+}
+
+/// How far a stranger has come; those further down go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It speaks the protocol.
+    Spoken,
+    /// Nothing yet.
+    Silent,
+    /// It has offered a wrong key.
+    WrongKey,
 }
 
 impl Connections {
@@ -76,23 +89,23 @@ impl Connections {
 
     /// Takes a place; `None` if the address has enough. Its own oldest stranger makes room, too.
     pub fn enter(&self, address: IpAddr) -> Option<Place> {
-        let address = network_of(address);
+        let mut place = self.enter_unnamed();
+        place.belongs_to(address).then_some(place)
+    }
+
+    /// Takes a place for somebody whose address is not known yet, since a load balancer brings him.
+    pub fn enter_unnamed(&self) -> Place {
         let mut table = self.shared.table();
-        let of_address = table.by_address.get(&address).copied().unwrap_or(0);
-        if of_address >= self.shared.max_per_address && !table.make_room_at(address) {
-            return None;
-        }
-        *table.by_address.entry(address).or_default() += 1;
         table.taken += 1;
-        let mut place = Place {
+        let must_go = CancellationToken::new();
+        let stranger = table.add_stranger(None, &must_go, Stage::Silent);
+        Place {
             shared: self.shared.clone(),
-            address,
-            stranger: None,
-            must_go: CancellationToken::new(),
-            has_shaken_hands: false,
-        };
-        place.stranger = Some(table.add_stranger(address, &place.must_go, false));
-        Some(place)
+            address: None,
+            stranger: Some(stranger),
+            must_go,
+            stage: Stage::Silent,
+        }
     }
 
     /// Places taken.
@@ -110,9 +123,9 @@ impl Shared {
 impl Table {
     fn add_stranger(
         &mut self,
-        address: IpAddr,
+        address: Option<IpAddr>,
         must_go: &CancellationToken,
-        has_shaken_hands: bool,
+        stage: Stage,
     ) -> u64 {
         let number = self.next;
         self.next += 1;
@@ -120,7 +133,7 @@ impl Table {
             address,
             since: time::Instant::now(),
             must_go: must_go.clone(),
-            has_shaken_hands,
+            stage,
         };
         self.strangers.insert(number, stranger);
         number
@@ -129,15 +142,18 @@ impl Table {
     /// Whether a stranger of this address could be told to go. It counts until it is gone, each only once.
     fn make_room_at(&self, address: IpAddr) -> bool {
         let stay = || {
-            (self.strangers.values())
-                .filter(|stranger| stranger.address == address && !stranger.must_go.is_cancelled())
+            (self.strangers.values()).filter(|stranger| {
+                stranger.address == Some(address) && !stranger.must_go.is_cancelled()
+            })
         };
-        let silent = stay().find(|stranger| !stranger.has_shaken_hands);
-        let oldest = silent.or_else(|| {
-            stay()
-                .next()
-                .filter(|stranger| stranger.since.elapsed() >= STRANGER_MIN)
-        });
+        let of_stage = |stage| stay().find(|stranger| stranger.stage == stage);
+        let oldest = (of_stage(Stage::WrongKey))
+            .or_else(|| of_stage(Stage::Silent))
+            .or_else(|| {
+                stay()
+                    .next()
+                    .filter(|stranger| stranger.since.elapsed() >= STRANGER_MIN)
+            });
         if let Some(stranger) = oldest {
             stranger.must_go.cancel();
         }
@@ -146,8 +162,15 @@ impl Table {
 
     /// After which time it is worth looking again.
     fn send_oldest_away(&self) -> Duration {
-        let mut waiting = self.strangers.values();
-        let Some(oldest) = waiting.find(|stranger| !stranger.must_go.is_cancelled()) else {
+        let stay = || {
+            let strangers = self.strangers.values();
+            strangers.filter(|stranger| !stranger.must_go.is_cancelled())
+        };
+        if let Some(wrong) = stay().find(|stranger| stranger.stage == Stage::WrongKey) {
+            wrong.must_go.cancel();
+            return LOOK_AGAIN_MIN;
+        }
+        let Some(oldest) = stay().next() else {
             return STRANGER_MIN;
         };
         let had = oldest.since.elapsed();
@@ -162,21 +185,49 @@ impl Table {
 #[derive(Debug)]
 pub struct Place {
     shared: Arc<Shared>,
-    address: IpAddr,
+    address: Option<IpAddr>,
     /// Its number, as long as its key is not known.
     stranger: Option<u64>,
     must_go: CancellationToken,
-    has_shaken_hands: bool,
+    stage: Stage,
 }
 
 impl Place {
+    /// Whose place it is. `false`: that address has enough, and none of its strangers can make room.
+    #[must_use]
+    pub fn belongs_to(&mut self, address: IpAddr) -> bool {
+        let address = network_of(address);
+        let mut table = self.shared.table();
+        let of_address = table.by_address.get(&address).copied().unwrap_or(0);
+        if of_address >= self.shared.max_per_address && !table.make_room_at(address) {
+            return false;
+        }
+        *table.by_address.entry(address).or_default() += 1;
+        self.address = Some(address);
+        if let Some(stranger) = self.stranger.and_then(|n| table.strangers.get_mut(&n)) {
+            stranger.address = Some(address);
+        }
+        true
+    }
+
     /// It speaks the protocol.
     pub fn has_shaken_hands(&mut self) {
-        if !std::mem::replace(&mut self.has_shaken_hands, true)
-            && let Some(number) = self.stranger
+        if self.stage == Stage::Silent {
+            self.set_stage(Stage::Spoken);
+        }
+    }
+
+    /// It has offered a wrong key, and waits for the answer.
+    pub fn has_wrong_key(&mut self) {
+        self.set_stage(Stage::WrongKey);
+    }
+
+    fn set_stage(&mut self, stage: Stage) {
+        self.stage = stage;
+        if let Some(number) = self.stranger
             && let Some(stranger) = self.shared.table().strangers.get_mut(&number)
         {
-            stranger.has_shaken_hands = true;
+            stranger.stage = stage;
         }
     }
 
@@ -191,7 +242,7 @@ impl Place {
     pub fn is_stranger(&mut self) {
         if self.stranger.is_none() {
             let mut table = self.shared.table();
-            let number = table.add_stranger(self.address, &self.must_go, true);
+            let number = table.add_stranger(self.address, &self.must_go, Stage::Spoken);
             self.stranger = Some(number);
         }
     }
@@ -207,10 +258,12 @@ impl Drop for Place {
         self.is_known();
         let mut table = self.shared.table();
         table.taken = table.taken.saturating_sub(1);
-        if let Some(of_address) = table.by_address.get_mut(&self.address) {
+        if let Some(address) = self.address
+            && let Some(of_address) = table.by_address.get_mut(&address)
+        {
             *of_address -= 1;
             if *of_address == 0 {
-                table.by_address.remove(&self.address);
+                table.by_address.remove(&address);
             }
         }
         drop(table);
@@ -219,7 +272,7 @@ impl Drop for Place {
 }
 
 /// One subscriber of an IPv6 provider has a /64 at least.
-fn network_of(address: IpAddr) -> IpAddr {
+pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let network = v6.to_bits() & !u128::from(u64::MAX);
@@ -285,6 +338,48 @@ mod tests {
         assert!(silent[0].must_go().is_cancelled());
         assert!(!silent[1].must_go().is_cancelled());
         assert!(!speaks.must_go().is_cancelled() && !newcomer.must_go().is_cancelled());
+    }
+
+    /// Sixty-four guesses at once must not cost the person beside them the place.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_with_a_wrong_key_makes_room_before_anybody_else() {
+        let connections = Connections::new(3, 3);
+        let silent = connections.enter(HERE).unwrap();
+        let speaks = spoken(&connections);
+        let mut wrong = spoken(&connections);
+        wrong.has_wrong_key();
+        let newcomer = connections.enter(HERE).unwrap();
+        assert!(wrong.must_go().is_cancelled());
+        assert!(!silent.must_go().is_cancelled() && !speaks.must_go().is_cancelled());
+        drop((wrong, newcomer));
+
+        let mut wrong = connections.enter(THERE).unwrap();
+        wrong.has_wrong_key();
+        let leaves = async {
+            wrong.must_go().cancelled().await;
+            drop(wrong);
+        };
+        let started = time::Instant::now();
+        tokio::join!(connections.wait_for_place(), leaves);
+        assert!(started.elapsed() < Duration::from_millis(100), "at once");
+        assert!(!silent.must_go().is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whom_a_load_balancer_brings_counts_for_his_own_address() {
+        let connections = Connections::new(10, 1);
+        let mut first = connections.enter_unnamed();
+        let mut second = connections.enter_unnamed();
+        assert_eq!(connections.taken(), 2);
+        assert!(first.belongs_to(HERE));
+        first.has_shaken_hands();
+        assert!(!second.belongs_to(HERE), "that address has its share");
+        drop(second);
+        let mut third = connections.enter_unnamed();
+        assert!(third.belongs_to(THERE));
+        drop((first, third));
+        assert_eq!(connections.taken(), 0);
+        assert!(connections.shared.table().by_address.is_empty());
     }
 
     #[test]

@@ -14,7 +14,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Desk, connections::Place};
+use super::{
+    Desk, Door, LINGER,
+    connections::Place,
+    let_go,
+    mistake::{Mistake, Spoken},
+    pace::Pace,
+};
 use crate::{
     metrics::Refused,
     registry::{Ending, Publication, PublishRequest, Refusal},
@@ -29,7 +35,7 @@ use crate::{
 pub struct Publisher<S> {
     socket: S,
     peer: SocketAddr,
-    protocol: &'static str,
+    door: Door,
     session: Session,
     place: Place,
     desk: Desk,
@@ -37,6 +43,13 @@ pub struct Publisher<S> {
     /// How often it asked to publish.
     asked: u32,
     input: BytesMut,
+    pace: Pace,
+    /// It was read more slowly than it sends, and that was said.
+    is_slowed: bool,
+    /// It was asked to leave, whether it understands that or not.
+    is_asked_to_leave: bool,
+    /// Its first bytes were looked at.
+    has_begun: bool,
 }
 
 /// Why a connection ended.
@@ -52,6 +65,8 @@ enum End {
     Ordered(Ending),
     #[error("it had to make room")]
     MadeRoom,
+    #[error("{0}")]
+    Mistaken(Mistake),
     #[error("the encoder broke the protocol: {0}")]
     Protocol(#[from] SessionError),
     #[error("{}", lost(.0))]
@@ -68,10 +83,10 @@ fn lost(error: &io::Error) -> &'static str {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     /// A connection that was just accepted.
-    pub fn new(
+    pub(super) fn new(
         socket: S,
         peer: SocketAddr,
-        protocol: &'static str,
+        door: &Door,
         session: Session,
         place: Place,
         desk: Desk,
@@ -79,13 +94,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         Self {
             socket,
             peer,
-            protocol,
+            door: door.clone(),
             session,
             place,
             desk,
             publication: None,
             asked: 0,
             input: BytesMut::new(),
+            pace: Pace::new(door.limits.bytes_per_second),
+            is_slowed: false,
+            is_asked_to_leave: false,
+            has_begun: false,
         }
     }
 
@@ -101,6 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             publication.end(&end.to_string());
         } else {
             match &end {
+                End::Mistaken(mistake) => self.turned_away(mistake.reason(), &end),
                 End::Protocol(SessionError::TimedOut { .. }) => {
                     self.turned_away(Refused::TooSlow, &end);
                 }
@@ -109,30 +129,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 End::Left | End::Shutdown | End::Refused | End::Ordered(_) | End::Lost(_) => {}
             }
         }
-        if matches!(end, End::Ordered(Ending::Refused)) {
-            self.session.deny_publish();
-            // Lost is as good as said: the connection ends.
-            let _ = self.flush().await;
-        }
-        let _ = time::timeout(LINGER, self.say_goodbye(&end)).await;
-    }
-
-    /// An answer that says why must be read before the connection goes: with unread bytes on our side, closing would
-    /// reset it.
-    async fn say_goodbye(&mut self, end: &End) -> io::Result<()> {
-        self.socket.shutdown().await?;
-        if matches!(end, End::Refused | End::Ordered(Ending::Refused)) {
-            let mut left = LINGER_LEN_MAX;
-            while left > 0 {
-                self.input.clear();
-                self.input.reserve(READ_BUFFER_LEN_STRANGER);
-                match self.socket.read_buf(&mut self.input).await? {
-                    0 => break,
-                    len => left = left.saturating_sub(len),
-                }
+        match end {
+            End::Ordered(Ending::Refused) => {
+                self.session.deny_publish();
+                // Lost is as good as said: the connection ends.
+                let _ = self.flush().await;
+                let_go(&mut self.socket).await;
+            }
+            End::Refused | End::Mistaken(_) | End::Protocol(_) => let_go(&mut self.socket).await,
+            _ => {
+                let _ = time::timeout(LINGER, self.socket.shutdown()).await;
             }
         }
-        Ok(())
     }
 
     fn turned_away(&self, reason: Refused, end: &End) {
@@ -151,20 +159,51 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             }
             self.make_room_to_read();
             let deadline_us = self.session.poll_timeout();
+            let pause_us = self.pause();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Err(End::Shutdown),
                 // Who was let in at the last moment stays.
                 () = must_go.cancelled(), if !self.session.is_publishing() => return Err(End::MadeRoom),
                 ending = ordered(self.publication.as_ref()) => return Err(End::Ordered(ending)),
-                read = self.socket.read_buf(&mut self.input) => {
-                    if read? == 0 {
-                        return Err(End::Left);
+                () = asked_to_leave(self.publication.as_ref()), if !self.is_asked_to_leave => {
+                    self.is_asked_to_leave = true;
+                    let understands = self.session.ask_to_leave();
+                    debug!(understands, "the encoder is to leave");
+                }
+                read = read_when(pause_us, &mut self.socket, &mut self.input) => {
+                    match read? {
+                        0 => return Err(End::Left),
+                        len => self.pace.spend(len, clock::now_us()),
                     }
+                    self.begin()?;
                 }
                 () = sleep_until(deadline_us) => self.session.handle_timeout(clock::now_us())?,
             }
         }
+    }
+
+    /// The first bytes tell who is wrong here.
+    fn begin(&mut self) -> Result<(), End> {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            match Spoken::of(&self.input) {
+                Some(Spoken::Rtmp) | None => {}
+                Some(spoken) => return Err(End::Mistaken(self.door.mistake(spoken))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Until when it is not read, since it sends more than it may.
+    fn pause(&mut self) -> Option<i64> {
+        let until_us = self.pace.waits_until_us()?;
+        if let Some(publication) = &self.publication
+            && !std::mem::replace(&mut self.is_slowed, true)
+        {
+            let (studio, line) = publication.labels();
+            warn!(studio, line, peer = %self.peer, "the encoder sends more than limits.publisher_bitrate: it is read no faster");
+        }
+        Some(until_us)
     }
 
     /// Lets the session read all there is, and does what comes of it.
@@ -195,14 +234,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             Event::PublishRequested(request) => {
                 self.asked = self.asked.saturating_add(1);
                 let is_restless = self.asked > PUBLISHES_AT_ONCE;
+                let must_go = self.place.must_go();
                 let answer = async {
                     if is_restless {
                         time::sleep(PUBLISH_PAUSE).await;
                     }
                     self.admit(request).await
                 };
-                let answer = shutdown.run_until_cancelled(answer).await;
-                match answer.ok_or(End::Shutdown)? {
+                let answer = tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return Err(End::Shutdown),
+                    answer = answer => answer,
+                    // The right key does not wait, but for an encoder that only stops and starts.
+                    () = must_go.cancelled() => return Err(End::MadeRoom),
+                };
+                match answer {
                     Ok(publication) => self.accept(publication),
                     // They stop for good when they are told this: right for a wrong key, and when a person said no.
                     Err(Refusal::UnknownKey) => self.session.refuse_publish(),
@@ -237,15 +283,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
         Ok(())
     }
 
-    async fn admit(&self, request: PublishRequested) -> Result<Publication, Refusal> {
+    async fn admit(&mut self, request: PublishRequested) -> Result<Publication, Refusal> {
         let request = PublishRequest {
             studio: request.studio,
             key: request.key.expose().to_owned(),
             peer: self.peer,
             encoder: request.encoder,
-            protocol: self.protocol,
+            protocol: self.door.protocol,
         };
-        self.desk.admit(request).await
+        let (desk, place) = (&self.desk, &mut self.place);
+        desk.admit(request, || place.has_wrong_key()).await
     }
 
     fn accept(&mut self, publication: Publication) {
@@ -313,6 +360,24 @@ async fn ordered(publication: Option<&Publication>) -> Ending {
     }
 }
 
+async fn asked_to_leave(publication: Option<&Publication>) {
+    match publication {
+        Some(publication) => publication.asked_to_leave().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn read_when<S: AsyncRead + Unpin>(
+    pause_us: Option<i64>,
+    socket: &mut S,
+    input: &mut BytesMut,
+) -> io::Result<usize> {
+    if pause_us.is_some() {
+        sleep_until(pause_us).await;
+    }
+    socket.read_buf(input).await
+}
+
 async fn sleep_until(deadline_us: Option<i64>) {
     match deadline_us {
         Some(deadline_us) => {
@@ -329,10 +394,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// log, and the studio's events, with thousands of feeds a second.
 pub(super) const PUBLISHES_AT_ONCE: u32 = 3;
 pub(super) const PUBLISH_PAUSE: Duration = Duration::from_secs(1);
-
-/// How long and how much a refused encoder may go on sending before it is cut off.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_LEN_MAX: usize = 64 * 1024;
 
 /// Handshake and commands pass through in pieces.
 const READ_BUFFER_LEN_STRANGER: usize = 4 * 1024;

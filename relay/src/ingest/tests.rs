@@ -1,5 +1,8 @@
 //! Encoders on real sockets: what reaches the registry, and what happens to those that misbehave.
 
+mod doors;
+mod farewells;
+
 use std::{
     sync::{Arc, Mutex},
     time::Instant,
@@ -214,10 +217,10 @@ async fn silence_noise_and_other_protocols_are_closed_and_counted() {
         metrics.contains("refusals_total{reason=\"too_slow\"} 1"),
         "{metrics}"
     );
-    assert!(
-        metrics.contains("refusals_total{reason=\"protocol\"} 2"),
-        "{metrics}"
-    );
+    for reason in ["protocol", "http"] {
+        let counted = format!("refusals_total{{reason=\"{reason}\"}} 1");
+        assert!(metrics.contains(&counted), "{metrics}");
+    }
     relay.stop().await;
 }
 
@@ -312,8 +315,13 @@ struct Relay {
 }
 
 impl Relay {
-    #[expect(clippy::disallowed_methods, reason = "joined in stop")]
     async fn start(limits: Limits) -> Self {
+        Self::start_as(limits, &[], None).await
+    }
+
+    /// Behind load balancers of these networks, or with TLS.
+    #[expect(clippy::disallowed_methods, reason = "joined in stop")]
+    async fn start_as(limits: Limits, proxies: &[&str], tls: Option<Tls>) -> Self {
         let (directory, store) = directory().await;
         let connector: Spki = enrolled(&directory, "truck1", 1).await;
         let line = line(&directory, "truck1", 1, "front-camera");
@@ -335,11 +343,23 @@ impl Relay {
         let listener = net::bind_tcp(&Listen::at("127.0.0.1", 0), "rtmp.listen")
             .unwrap()
             .unwrap();
-        let ingest = RtmpIngest::new(listener, limits).unwrap();
+        let proxies: Vec<Network> = proxies.iter().map(|text| text.parse().unwrap()).collect();
+        let ingest = RtmpIngest::new(listener, limits).unwrap().behind(&proxies);
         let address = ingest.local_addr().unwrap();
+        let ports = Ports {
+            rtmp: Some(1935),
+            rtmps: Some(1936),
+        };
+        let ingest = ingest.with_ports(ports);
         let shutdown = CancellationToken::new();
         let desk = Desk::new(registry.clone(), metrics.clone());
-        let run = ingest.run(desk, shutdown.clone());
+        let stop = shutdown.clone();
+        let run = async move {
+            match tls {
+                Some(tls) => ingest.secured(tls).run(desk, stop).await,
+                None => ingest.run(desk, stop).await,
+            }
+        };
         Self {
             address,
             directory,
@@ -374,7 +394,10 @@ impl Relay {
             .unwrap()
             .unwrap()
             .unwrap();
-        assert!(self.metrics().contains("connections{listener=\"rtmp\"} 0"));
+        for listener in ["rtmp", "rtmps"] {
+            let none = format!("connections{{listener=\"{listener}\"}} 0");
+            assert!(self.metrics().contains(&none));
+        }
     }
 
     fn metrics(&self) -> String {
@@ -434,16 +457,25 @@ impl Subscriber for Studio {
 }
 
 /// An encoder, as simple as can be.
-struct Phone {
-    socket: TcpStream,
+struct Phone<S = TcpStream> {
+    socket: S,
     chunks: chunk::Encoder,
+    /// Besides `app`, in `connect`.
+    announces: Vec<(&'static str, Value)>,
 }
 
 impl Phone {
     async fn connect(relay: &Relay) -> Self {
+        Self::over(TcpStream::connect(relay.address).await.unwrap())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Phone<S> {
+    fn over(socket: S) -> Self {
         Self {
-            socket: TcpStream::connect(relay.address).await.unwrap(),
+            socket,
             chunks: chunk::Encoder::default(),
+            announces: Vec::new(),
         }
     }
 
@@ -463,7 +495,11 @@ impl Phone {
         self.socket.read_exact(&mut answer).await.unwrap();
         let mut connect = command("connect", 1.0, &[]);
         let mut body = BytesMut::from(&connect.payload[..connect.payload.len() - 1]);
-        crate::rtmp::amf0::encode(&Value::object([("app", Value::string(studio))]), &mut body);
+        let mut object = vec![("app".to_owned(), Value::string(studio))];
+        for (name, value) in &self.announces {
+            object.push(((*name).to_owned(), value.clone()));
+        }
+        crate::rtmp::amf0::encode(&Value::Object(object), &mut body);
         connect.payload = body.freeze();
         self.send(&connect).await;
         self.send(&command("createStream", 4.0, &[])).await;
@@ -549,6 +585,9 @@ const LIMITS: Limits = Limits {
     connections_per_address: 20,
     handshake_timeout: Duration::from_secs(5),
     idle_timeout: Duration::from_secs(5),
+    unauthenticated_bytes: 64 * 1024,
+    message_bytes: 8 * 1024 * 1024,
+    bytes_per_second: 25_000_000,
 };
 
 const AVCC_TAG: &[u8] =

@@ -19,6 +19,8 @@ use firstmile_shared::{
     },
 };
 
+use tracing::{info, warn};
+
 use self::publisher::Timed;
 pub(super) use self::publisher::{Closing, Publisher, codec_name};
 use super::{Claims, Ending, FeedStart, Subscriber};
@@ -320,8 +322,18 @@ impl Feed {
         now_us: i64,
     ) -> Vec<(u64, Arc<dyn Subscriber>, FeedReport)> {
         let elapsed_us = u64::try_from(elapsed_us).unwrap_or(0);
+        let line = self.line_names();
         for publisher in &mut self.publishers {
             publisher.tick(elapsed_us);
+            let (studio, peer) = (&self.studio, publisher.peer);
+            match publisher.stall_changed(now_us) {
+                Some(true) => warn!(
+                    studio,
+                    line, %peer, "publisher stalled: its connection is there, and nothing has come for 2 s"
+                ),
+                Some(false) => info!(studio, line, %peer, "publisher sends again"),
+                None => {}
+            }
         }
         self.refused.forget(now_us);
         if self.publishers.len() < 2 {
@@ -341,6 +353,7 @@ impl Feed {
                     publisher: live.number,
                     encoder_lag_ms: live.lag_ms(),
                     bitrate_bps: live.bitrate_bps,
+                    stalled_ms: live.stalled_ms(now_us),
                     held,
                 };
                 (target.subscription, target.outbox.clone(), report)

@@ -56,6 +56,11 @@ impl Publication {
         self.closing.ordered().await
     }
 
+    /// Resolves when the publisher is to be asked to leave and to connect again.
+    pub async fn asked_to_leave(&self) {
+        self.closing.asked_to_leave().await;
+    }
+
     /// The studio and the names of the lines, for the log.
     pub fn labels(&self) -> (&str, &str) {
         (&self.grant.studio, &self.line)

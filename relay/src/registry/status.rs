@@ -1,7 +1,7 @@
 //! The registry's state as data: what `publishers --json` and `connectors --json` say (stable fields).
 
 use firstmile_shared::{
-    date,
+    clock, date,
     media::{Codec, MediaKind},
 };
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,8 @@ pub struct PublisherStatus {
     pub encoder_lag_ms: Option<u32>,
     /// Bits per second of the last second.
     pub bitrate_bps: Option<u64>,
+    /// For how long nothing has come, milliseconds, once that is more than two seconds; null while media come.
+    pub stalled_ms: Option<u32>,
     /// "H.264"; also the name of what is not carried.
     pub video_codec: Option<String>,
     /// "AAC".
@@ -87,6 +89,7 @@ pub struct ConnectorStatus {
 }
 
 pub(super) fn publishers(table: &Table) -> Vec<PublisherStatus> {
+    let now_us = clock::now_us();
     let mut all = Vec::new();
     for (grant, feed) in &table.feeds {
         let feed = lock(feed);
@@ -103,17 +106,18 @@ pub(super) fn publishers(table: &Table) -> Vec<PublisherStatus> {
             })
             .collect();
         for publisher in feed.publishers() {
-            let (state, delivered_to) = match (feed.is_live(publisher.number), table.is_draining) {
-                (true, false) => (PublisherState::Live, delivered_to.clone()),
-                (true, true) => (PublisherState::Draining, delivered_to.clone()),
-                (false, _) => (PublisherState::Held, Vec::new()),
-            };
+            let (state, delivered_to) =
+                match (feed.is_live(publisher.number), table.drain.is_some()) {
+                    (true, false) => (PublisherState::Live, delivered_to.clone()),
+                    (true, true) => (PublisherState::Draining, delivered_to.clone()),
+                    (false, _) => (PublisherState::Held, Vec::new()),
+                };
             all.push(PublisherStatus {
                 studio: grant.studio.clone(),
                 line: feed.line_names(),
                 state,
                 delivered_to,
-                ..describe(publisher)
+                ..describe(publisher, now_us)
             });
         }
     }
@@ -168,7 +172,7 @@ fn codec(publisher: &Publisher, kind: MediaKind) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn describe(publisher: &Publisher) -> PublisherStatus {
+fn describe(publisher: &Publisher, now_us: i64) -> PublisherStatus {
     PublisherStatus {
         studio: String::new(),
         line: String::new(),
@@ -179,6 +183,7 @@ fn describe(publisher: &Publisher) -> PublisherStatus {
         state: PublisherState::Held,
         encoder_lag_ms: publisher.lag_ms(),
         bitrate_bps: publisher.bitrate_bps,
+        stalled_ms: publisher.stalled_ms(now_us),
         video_codec: codec(publisher, MediaKind::Video),
         audio_codec: codec(publisher, MediaKind::Audio),
         delivered_to: Vec::new(),

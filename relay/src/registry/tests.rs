@@ -70,6 +70,9 @@ impl Subscriber for Notebook {
                 "line {}: lag {:?} ms, {:?} bit/s, {} held",
                 feed.line, feed.encoder_lag_ms, feed.bitrate_bps, feed.held
             ));
+            if let Some(ms) = feed.stalled_ms {
+                self.write(format!("line {}: stalled for {ms} ms", feed.line));
+            }
         }
     }
     fn draining(&self) {
@@ -563,8 +566,8 @@ async fn limits_and_drain_stop_new_publishers_only() {
         "the relay's limit"
     );
     drop(other);
-    stage.registry.drain();
-    stage.registry.drain();
+    stage.registry.drain(None);
+    stage.registry.drain(None);
     assert_eq!(stage.publish("truck2", 9).unwrap_err(), Refusal::Draining);
     assert!(all.iter().all(|publication| !has_to_go(publication)));
     assert_eq!(notebook.read()[1..], ["draining"]);
@@ -624,7 +627,7 @@ async fn once_a_second_the_studio_hears_how_its_feeds_are() {
         serde_json::json!({
             "studio": "truck1", "line": "Camera 1", "peer": "203.0.113.7:50000", "encoder": "phone 7",
             "protocol": "rtmp", "since": since, "state": "live", "encoder_lag_ms": 250, "bitrate_bps": 16000,
-            "video_codec": "H.264", "audio_codec": null,
+            "stalled_ms": null, "video_codec": "H.264", "audio_codec": null,
             "delivered_to": [{"connector": "010101010101", "line": "Camera 1", "transport": "quic"}],
         })
     );
@@ -640,6 +643,36 @@ async fn once_a_second_the_studio_hears_how_its_feeds_are() {
              "peer": null, "since": null, "transport": null, "rtt_ms": null},
         ])
     );
+}
+
+#[tokio::test]
+async fn a_publisher_that_sends_nothing_for_two_seconds_is_stalled_until_it_sends_again() {
+    let stage = Stage::new().await;
+    let (_session, notebook) = stage.connect("truck1", stage.truck1);
+    let mut encoder = stage.publish("truck1", 7).unwrap();
+    let stalled = || stage.registry.publishers()[0].stalled_ms;
+    encoder.deliver(unit(0), clock::now_us() - 1_500_000);
+    assert_eq!(stalled(), None);
+    encoder.deliver(unit(40_000), clock::now_us() - 3_000_000);
+    assert!(stalled().is_some_and(|ms| (3_000..3_500).contains(&ms)));
+    notebook.read();
+    stage.registry.report(1_000_000);
+    let told = notebook.read().join("; ");
+    assert!(told.contains("stalled for 3"), "{told}");
+    encoder.deliver(unit(80_000), clock::now_us());
+    assert_eq!(stalled(), None);
+}
+
+#[tokio::test]
+async fn those_that_stay_in_a_drained_relay_are_closed_when_their_time_is_over() {
+    let stage = Stage::new().await;
+    let stays = stage.publish("truck1", 7).unwrap();
+    stage.registry.drain(Some(Duration::from_secs(5)));
+    stage.registry.close_drained(clock::now_us());
+    assert!(!has_to_go(&stays));
+    stage.registry.drain(Some(Duration::ZERO));
+    stage.registry.close_drained(clock::now_us());
+    assert_eq!(stays.replaced().await, Ending::Drained);
 }
 
 #[tokio::test]

@@ -13,12 +13,14 @@
 
 mod address;
 mod commands;
+mod farewell;
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 use firstmile_shared::{media::AccessUnit, secret::Secret};
 
+use self::farewell::Farewell;
 use super::{
     amf0::AmfError,
     chunk::{self, ChunkError, Message, kind},
@@ -101,8 +103,11 @@ pub enum SessionError {
         within_us: i64,
     },
     /// Too many bytes without a publish.
-    #[error("more than {UNAUTHENTICATED_LEN_MAX} bytes before a publish")]
-    TooMuchUnauthenticated,
+    #[error("more than {len_max} bytes before a publish")]
+    TooMuchUnauthenticated {
+        /// Bytes allowed.
+        len_max: usize,
+    },
 }
 
 /// One encoder's conversation.
@@ -120,8 +125,7 @@ pub struct Session {
     units: Units,
     told: Told,
     acknowledgements: Acknowledgements,
-    /// How long it may take to publish.
-    publish_within_us: i64,
+    limits: Limits,
     /// When it must have published.
     deadline_us: i64,
     /// Bytes read since the encoder last had no right to send any.
@@ -137,11 +141,33 @@ enum Stage {
     Closing,
 }
 
+/// What one session may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// From the first byte to a publish, microseconds.
+    pub publish_within_us: i64,
+    /// Bytes in all before a publish is accepted; no message may be larger.
+    pub unauthenticated_len: usize,
+    /// Bytes of one message of a publish.
+    pub message_len: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            publish_within_us: 10_000_000,
+            unauthenticated_len: UNAUTHENTICATED_LEN_MAX,
+            message_len: MESSAGE_LEN_MAX,
+        }
+    }
+}
+
 /// What `connect` said.
 #[derive(Debug)]
 struct Connected {
     app: String,
     encoder: String,
+    farewell: Farewell,
 }
 
 /// What was told once and need not be again.
@@ -153,10 +179,19 @@ struct Told {
 impl Session {
     /// A session at `now_us`; the encoder must publish within `publish_within_us`. `seed` as in [`Handshake::new`].
     pub fn new(now_us: i64, publish_within_us: i64, seed: u64) -> Self {
+        let limits = Limits {
+            publish_within_us,
+            ..Limits::default()
+        };
+        Self::with_limits(now_us, limits, seed)
+    }
+
+    /// Likewise, within these limits.
+    pub fn with_limits(now_us: i64, limits: Limits, seed: u64) -> Self {
         Self {
             stage: Stage::Handshake,
             handshake: Handshake::new(seed),
-            decoder: chunk::Decoder::new(LIMITS_UNAUTHENTICATED),
+            decoder: chunk::Decoder::new(limits.of_strangers()),
             encoder: chunk::Encoder::default(),
             output: BytesMut::new(),
             events: VecDeque::new(),
@@ -165,8 +200,8 @@ impl Session {
             units: Units::default(),
             told: Told::default(),
             acknowledgements: Acknowledgements::default(),
-            publish_within_us,
-            deadline_us: now_us.saturating_add(publish_within_us),
+            limits,
+            deadline_us: now_us.saturating_add(limits.publish_within_us),
             unauthenticated_len: 0,
         }
     }
@@ -186,8 +221,9 @@ impl Session {
         }
         if self.stage != Stage::Publishing {
             self.unauthenticated_len = self.unauthenticated_len.saturating_add(read);
-            if self.unauthenticated_len > UNAUTHENTICATED_LEN_MAX {
-                return Err(SessionError::TooMuchUnauthenticated);
+            let len_max = self.limits.unauthenticated_len;
+            if self.unauthenticated_len > len_max {
+                return Err(SessionError::TooMuchUnauthenticated { len_max });
             }
         }
         progress
@@ -225,7 +261,7 @@ impl Session {
     pub fn handle_timeout(&mut self, now_us: i64) -> Result<(), SessionError> {
         match self.poll_timeout() {
             Some(deadline_us) if now_us >= deadline_us => Err(SessionError::TimedOut {
-                within_us: self.publish_within_us,
+                within_us: self.limits.publish_within_us,
             }),
             _ => Ok(()),
         }
@@ -252,7 +288,7 @@ impl Session {
             return;
         }
         self.stage = Stage::Publishing;
-        self.decoder.set_limits(LIMITS_PUBLISHING);
+        self.decoder.set_limits(self.limits.of_publishers());
         self.units = Units::default();
         self.told = Told::default();
         self.send_publish_started();
@@ -431,23 +467,30 @@ const MESSAGE_LEN_MAX: usize = 8 * 1024 * 1024;
 
 /// What one session holds at most: unfinished messages, one whole message waiting as an event or an aggregate,
 /// and what small events and answers may be before reading stops.
-pub const BUFFERED_BYTES_MAX: usize = LIMITS_PUBLISHING.unfinished_len_max
+pub const BUFFERED_BYTES_MAX: usize = MESSAGE_LEN_MAX
+    + MESSAGE_LEN_MAX / 2
     + MESSAGE_LEN_MAX
     + EVENT_BYTES_MAX
     + OUTPUT_LEN_MAX
     + 64 * 1024;
 
-const LIMITS_UNAUTHENTICATED: chunk::Limits = chunk::Limits {
-    message_len_max: UNAUTHENTICATED_LEN_MAX,
-    unfinished_len_max: UNAUTHENTICATED_LEN_MAX,
-    chunk_streams_max: CHUNK_STREAMS_MAX,
-};
+impl Limits {
+    const fn of_strangers(self) -> chunk::Limits {
+        chunk::Limits {
+            message_len_max: self.unauthenticated_len,
+            unfinished_len_max: self.unauthenticated_len,
+            chunk_streams_max: CHUNK_STREAMS_MAX,
+        }
+    }
 
-const LIMITS_PUBLISHING: chunk::Limits = chunk::Limits {
-    message_len_max: MESSAGE_LEN_MAX,
-    unfinished_len_max: MESSAGE_LEN_MAX + MESSAGE_LEN_MAX / 2,
-    chunk_streams_max: CHUNK_STREAMS_MAX,
-};
+    const fn of_publishers(self) -> chunk::Limits {
+        chunk::Limits {
+            message_len_max: self.message_len,
+            unfinished_len_max: self.message_len.saturating_add(self.message_len / 2),
+            chunk_streams_max: CHUNK_STREAMS_MAX,
+        }
+    }
+}
 
 /// Encoders use fewer than ten.
 const CHUNK_STREAMS_MAX: usize = 64;

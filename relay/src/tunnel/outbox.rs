@@ -271,6 +271,7 @@ mod tests {
                 publisher: 1,
                 encoder_lag_ms: None,
                 bitrate_bps: Some(bitrate),
+                stalled_ms: None,
                 held: 0,
             }]);
         }

@@ -70,6 +70,7 @@ impl Relay {
                 hosts: vec!["relay.example".into()],
                 rtmp_port: Some(1935),
                 rtmps_port: None,
+                rtmps_hosts: None,
             },
             scheduler::Limits::default(),
         );

@@ -118,6 +118,21 @@ pub fn system_state_dir(program: &str) -> Result<PathBuf, String> {
         })
 }
 
+/// Lets this process have as many files and sockets open as the system allows it: most systems begin with 1024, which a
+/// relay's limits alone would use up. What can't be raised stays.
+pub fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where it could stay as it is, nothing is lost.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
+}
+
 /// How this machine is called, for lists that people read.
 pub fn host_name() -> String {
     rustix::system::uname()

@@ -268,6 +268,10 @@ pub struct IngestAddresses {
     pub rtmp_port: Option<u16>,
     /// The TCP port of RTMPS, when open.
     pub rtmps_port: Option<u16>,
+    /// The hosts that the certificate of RTMPS is for, best first: an encoder that verifies connects to no other. `None`
+    /// from a relay that does not say: all of them.
+    #[serde(default)]
+    pub rtmps_hosts: Option<Vec<String>>,
 }
 
 /// A line that the relay could not take.
@@ -290,6 +294,10 @@ pub struct FeedReport {
     pub encoder_lag_ms: Option<u32>,
     /// Bits per second of the last second.
     pub bitrate_bps: Option<u64>,
+    /// For how long nothing has come from the encoder although its connection is there, milliseconds, once that is more
+    /// than two seconds.
+    #[serde(default)]
+    pub stalled_ms: Option<u32>,
     /// Publishers that hold the same key and are not shown.
     #[serde(default)]
     pub held: u32,

@@ -169,13 +169,32 @@ impl Attack {
     }
 }
 
+/// Sends these first bytes, and waits until the relay has had enough.
+pub async fn say(
+    relay: SocketAddr,
+    from: IpAddr,
+    bytes: &[u8],
+    patience: Duration,
+) -> anyhow::Result<Outcome> {
+    let mut socket = connect(relay, from).await?;
+    let begun = Instant::now();
+    socket.write_all(bytes).await?;
+    Ok(
+        match time::timeout(patience, read_to_end(&mut socket)).await {
+            Ok(()) => Outcome::Closed(begun.elapsed()),
+            Err(_) => Outcome::Open,
+        },
+    )
+}
+
 /// How a publish with a wrong key, or for a studio that is not there, was answered: the status code, and after which time.
 pub async fn knock(
     relay: SocketAddr,
+    from: IpAddr,
     studio: &str,
     key: &str,
 ) -> anyhow::Result<(String, Duration)> {
-    let mut encoder = SyntheticEncoder::connect(relay).await?;
+    let mut encoder = SyntheticEncoder::connect_from(from, relay).await?;
     let begun = Instant::now();
     let refused = encoder.publish(studio, key).await;
     let took = begun.elapsed();
@@ -226,6 +245,38 @@ pub async fn publish_and_never_read(
         Ok(()) => Outcome::Closed(begun.elapsed()),
         Err(_) => Outcome::Open,
     })
+}
+
+/// A connection without a key that the relay keeps something for.
+#[derive(Debug)]
+pub struct Open(#[expect(dead_code, reason = "held open")] TcpStream);
+
+impl Open {
+    /// Shakes hands, and begins a message of so many bytes, of which all come but the last hundred.
+    pub async fn with_unfinished_message(
+        relay: SocketAddr,
+        from: IpAddr,
+        bytes: usize,
+    ) -> anyhow::Result<Self> {
+        let mut socket = connect(relay, from).await?;
+        shake_hands(&mut socket).await?;
+        let mut chunks = BytesMut::new();
+        let mut encoder = firstmile_relay::rtmp::chunk::Encoder::default();
+        encoder.set_chunk_size(&mut chunks, 0x10_0000);
+        encoder.encode(
+            &mut chunks,
+            3,
+            &Message {
+                kind: kind::COMMAND_AMF0,
+                stream: 0,
+                timestamp: 0,
+                payload: vec![0x2a; bytes].into(),
+            },
+        );
+        chunks.truncate(chunks.len() - 100);
+        socket.write_all(&chunks).await?;
+        Ok(Self(socket))
+    }
 }
 
 /// Connects and says nothing, `count` times; the answer holds them open.

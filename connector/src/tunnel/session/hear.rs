@@ -153,6 +153,7 @@ impl Session<'_> {
         }
         if let Some(handle) = self.lines.handle(feed.line) {
             handle.report(feed.publisher, feed.encoder_lag_ms, feed.bitrate_bps);
+            handle.report_stall(feed.publisher, feed.stalled_ms);
         }
     }
 

@@ -50,6 +50,8 @@ pub(in crate::registry) struct Publisher {
     pub(super) is_in_doubt: bool,
     /// The operator was asked about it.
     pub(super) is_asked: bool,
+    /// It was said that nothing comes from it.
+    is_stalled: bool,
     closing: Closing,
 }
 
@@ -73,6 +75,8 @@ struct Kept {
 pub(in crate::registry) struct Closing {
     token: CancellationToken,
     ending: Arc<OnceLock<Ending>>,
+    /// It is asked to leave and to come back, if it understands that.
+    leave: CancellationToken,
 }
 
 impl Closing {
@@ -84,6 +88,10 @@ impl Closing {
     pub(in crate::registry) async fn ordered(&self) -> Ending {
         self.token.cancelled().await;
         self.ending.get().copied().unwrap_or(Ending::Withdrawn)
+    }
+
+    pub(in crate::registry) async fn asked_to_leave(&self) {
+        self.leave.cancelled().await;
     }
 }
 
@@ -120,6 +128,7 @@ impl Publisher {
             waits_for_keyframe: false,
             is_in_doubt: false,
             is_asked: false,
+            is_stalled: false,
             closing: Closing::default(),
         }
     }
@@ -128,8 +137,17 @@ impl Publisher {
         self.closing.clone()
     }
 
-    pub(super) fn order(&self, ending: Ending) {
+    pub(in crate::registry) fn order(&self, ending: Ending) {
         self.closing.order(ending);
+    }
+
+    /// Its socket hears of it; whether the encoder understands is the protocol's affair.
+    pub(in crate::registry) fn ask_to_leave(&self) {
+        self.closing.leave.cancel();
+    }
+
+    pub(in crate::registry) fn look(&self) -> &Look {
+        &self.look
     }
 
     /// The name to show: "obs-output module (libobs 29.0.2)" tells more than the "FMSc/1.0" that OBS comes with.
@@ -180,6 +198,19 @@ impl Publisher {
         let seq = self.seq;
         self.seq += 1;
         seq
+    }
+
+    /// For how long nothing has come, when that is so long that it is no pause between two pictures.
+    pub(in crate::registry) fn stalled_ms(&self, now_us: i64) -> Option<u32> {
+        let silent_us = self.silent_us(now_us);
+        (silent_us >= STALLED_US).then(|| u32::try_from(silent_us / 1000).unwrap_or(u32::MAX))
+    }
+
+    /// Whether it has just stalled (`Some(true)`), or sends again.
+    pub(super) fn stall_changed(&mut self, now_us: i64) -> Option<bool> {
+        let is_stalled = self.silent_us(now_us) >= STALLED_US;
+        let was_stalled = std::mem::replace(&mut self.is_stalled, is_stalled);
+        (is_stalled != was_stalled).then_some(is_stalled)
     }
 
     pub(super) fn silent_us(&self, now_us: i64) -> i64 {
@@ -282,6 +313,9 @@ pub(in crate::registry) fn codec_name(tracks: &[TrackReport], kind: MediaKind) -
         .or_else(|| named.next())
         .map(|track| track.codec.as_str())
 }
+
+/// Without anything for so long, an encoder has stopped or its uplink has: no GOP and no network makes such a pause.
+const STALLED_US: i64 = 2_000_000;
 
 /// A GOP of 2 s at 16 Mbit/s.
 const KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;

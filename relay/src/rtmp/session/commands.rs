@@ -7,9 +7,9 @@
 use firstmile_shared::{secret::Secret, text};
 
 use super::{
-    Connected, Event, LIMITS_UNAUTHENTICATED, PublishRequested, Session, SessionError, Stage,
-    WINDOW,
+    Connected, Event, PublishRequested, Session, SessionError, Stage, WINDOW,
     address::{app_of_url, studio_and_key},
+    farewell::Farewell,
 };
 use crate::rtmp::{
     amf0::Value,
@@ -44,6 +44,7 @@ impl Session {
         self.connected = Some(Connected {
             app: app.to_owned(),
             encoder: encoder_name(text("flashVer").unwrap_or_default()),
+            farewell: Farewell::announced(&command.object),
         });
 
         self.send_control(&message::control(kind::WINDOW_ACK_SIZE, WINDOW));
@@ -110,9 +111,9 @@ impl Session {
         if self.stage == Stage::Publishing {
             self.stage = Stage::Commands;
             self.aggregate = None;
-            self.decoder.set_limits(LIMITS_UNAUTHENTICATED);
+            self.decoder.set_limits(self.limits.of_strangers());
             self.unauthenticated_len = 0;
-            self.deadline_us = now_us.saturating_add(self.publish_within_us);
+            self.deadline_us = now_us.saturating_add(self.limits.publish_within_us);
             self.events.push_back(Event::Unpublished);
         }
     }
@@ -200,7 +201,7 @@ impl Session {
         );
     }
 
-    fn send_command(&mut self, stream: u32, command: &Command) {
+    pub(super) fn send_command(&mut self, stream: u32, command: &Command) {
         let message = command.to_message(stream);
         self.encoder
             .encode(&mut self.output, CHUNK_STREAM_COMMANDS, &message);
@@ -241,7 +242,7 @@ fn capabilities(asked: &Value) -> Vec<(String, Value)> {
 }
 
 /// The order matters: Wirecast wants the level before the code.
-fn status(level: &str, code: &str, description: &str) -> Value {
+pub(super) fn status(level: &str, code: &str, description: &str) -> Value {
     Value::object([
         ("level", Value::string(level)),
         ("code", Value::string(code)),

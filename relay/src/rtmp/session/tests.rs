@@ -59,7 +59,7 @@ fn the_order_of_the_answer_is_the_one_every_encoder_accepts() {
     let mut output = BytesMut::from(&session.poll_transmit().unwrap()[1 + 2 * BLOCK_LEN..]);
     // Window, bandwidth, chunk size, result.
     assert_eq!([output[7], output[16 + 7], output[16 + 17 + 7]], [5, 6, 1]);
-    let mut decoder = chunk::Decoder::new(LIMITS_PUBLISHING);
+    let mut decoder = chunk::Decoder::new(Limits::default().of_publishers());
     let result = std::iter::from_fn(|| decoder.poll(&mut output).unwrap())
         .last()
         .unwrap();
@@ -171,7 +171,7 @@ fn pings_are_answered_and_windows_acknowledged() {
     );
     let _ = session.handle_input(0, &mut encoder.bytes).unwrap();
     let mut output = BytesMut::from(&session.poll_transmit().unwrap()[..]);
-    let mut decoder = chunk::Decoder::new(LIMITS_PUBLISHING);
+    let mut decoder = chunk::Decoder::new(Limits::default().of_publishers());
     let sent: Vec<_> = std::iter::from_fn(|| decoder.poll(&mut output).unwrap()).collect();
     assert_eq!(sent[0].payload[..], [0, 7, 0, 0, 0, 7]);
     assert_eq!(sent[1].kind, kind::ACKNOWLEDGEMENT);
@@ -287,7 +287,10 @@ fn strangers_are_held_to_time_and_bytes() {
     }
     let mut session = Session::new(0, WITHIN_US, 1);
     let error = session.handle_input(0, &mut encoder.bytes);
-    assert_eq!(error, Err(SessionError::TooMuchUnauthenticated));
+    assert_eq!(
+        error,
+        Err(SessionError::TooMuchUnauthenticated { len_max: 65_536 })
+    );
 
     let mut encoder = Encoder::default();
     encoder.handshake();
@@ -408,7 +411,7 @@ fn drive(session: &mut Session, input: &mut BytesMut) -> (Vec<Event>, Vec<Comman
     if sent.len() > 2 * BLOCK_LEN {
         let _ = sent.split_to(1 + 2 * BLOCK_LEN);
     }
-    let mut decoder = chunk::Decoder::new(LIMITS_PUBLISHING);
+    let mut decoder = chunk::Decoder::new(Limits::default().of_publishers());
     // As the session announced it in its first answer.
     let mut announced = BytesMut::new();
     chunk::Encoder::default().set_chunk_size(&mut announced, 4096);

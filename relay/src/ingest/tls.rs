@@ -1,0 +1,205 @@
+//! TLS in front of RTMP: the certificate, from files that may change or made by ourselves, and the handshake.
+//!
+//! TLS 1.2 and 1.3 by rustls with ring. Encoders are old and simple: none has to name a host, one that names an address
+//! is fine, and nobody is asked for a certificate. Nothing is resumed: an encoder connects once a show, and what
+//! resumption keeps would be a stranger's to fill.
+
+mod capped;
+mod certificate;
+
+use std::{io, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use firstmile_shared::exit::{ExitCode, Failure};
+use rustls::{
+    AlertDescription, ServerConfig,
+    crypto::ring,
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+    sign::CertifiedKey,
+    version::{TLS12, TLS13},
+};
+use tokio::{net::TcpStream, task, time};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tracing::{info, warn};
+
+pub use self::{
+    capped::Capped,
+    certificate::{Loaded, Source, Stamp},
+};
+
+/// An encoder's connection with TLS.
+pub type Secured = TlsStream<Capped<TcpStream>>;
+
+/// What takes TLS handshakes. Cheap to clone.
+#[derive(Clone)]
+pub struct Tls {
+    acceptor: TlsAcceptor,
+    certificates: Arc<Certificates>,
+}
+
+#[derive(Debug)]
+struct Certificates {
+    source: Source,
+    /// Of the files, when they were read first.
+    stamps: [Option<Stamp>; 2],
+    current: ArcSwap<Loaded>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls")
+            .field("source", &self.certificates.source)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// With the certificate that `source` has at this moment.
+    pub fn new(source: Source) -> Result<Self, Failure> {
+        // Before they are read: what changes in between is a change.
+        let stamps = source.stamps();
+        let loaded = source.load()?;
+        let certificates = Arc::new(Certificates {
+            source,
+            stamps,
+            current: ArcSwap::from_pointee(loaded),
+        });
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|error| Failure::new(ExitCode::Io, format!("rtmps.listen: {error}")))?;
+        let mut config = builder
+            .with_no_client_auth()
+            .with_cert_resolver(certificates.clone());
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            certificates,
+        })
+    }
+
+    /// Of these hosts, those that an encoder finds in the certificate; without any, those that the certificate names.
+    /// Empty for a certificate of our own, which no encoder takes that looks at it.
+    pub fn hosts(&self, public: &[String]) -> Vec<String> {
+        if matches!(self.certificates.source, Source::OwnMade { .. }) {
+            return Vec::new();
+        }
+        let current = self.certificates.current.load();
+        if public.is_empty() {
+            return current.names().to_vec();
+        }
+        (public.iter())
+            .filter(|host| current.is_for(host))
+            .cloned()
+            .collect()
+    }
+
+    /// Shakes hands; the error is a clause for the log.
+    pub async fn accept(&self, socket: TcpStream) -> Result<Secured, String> {
+        let socket = Capped::new(socket, HANDSHAKE_LEN_MAX);
+        match self.acceptor.accept(socket).await {
+            Ok(mut stream) => {
+                stream.get_mut().0.lift();
+                Ok(stream)
+            }
+            Err(error) => Err(self.explain(&error)),
+        }
+    }
+
+    fn explain(&self, error: &io::Error) -> String {
+        use AlertDescription as Alert;
+        let tls = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match tls {
+            Some(rustls::Error::AlertReceived(
+                Alert::UnknownCA
+                | Alert::BadCertificate
+                | Alert::CertificateUnknown
+                | Alert::CertificateExpired
+                | Alert::CertificateRevoked
+                | Alert::UnsupportedCertificate,
+            )) => format!(
+                "it does not trust this relay's certificate: {}",
+                self.remedy()
+            ),
+            Some(rustls::Error::PeerIncompatible(_)) => {
+                "it speaks no TLS that is still safe (1.2 or 1.3): update it, or use rtmp://"
+                    .to_owned()
+            }
+            Some(error) => format!("its TLS handshake failed ({error})"),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => format!(
+                "it broke the TLS handshake off; if it does not trust this relay's certificate: {}",
+                self.remedy()
+            ),
+            None => format!("its TLS handshake failed ({})", error.kind()),
+        }
+    }
+
+    fn remedy(&self) -> String {
+        match &self.certificates.source {
+            Source::OwnMade { .. } => {
+                "set rtmps.certificate and rtmps.key to one that it trusts, or switch verification off in the encoder".to_owned()
+            }
+            Source::Files { .. } => format!(
+                "its URL has to name what rtmps.certificate is for ({}), and that file has to hold the whole chain",
+                self.certificates.current.load().names().join(", ")
+            ),
+        }
+    }
+
+    /// Follows the certificate's files for ever: a new certificate serves those who connect from then on, one that can't
+    /// be used changes nothing and is named.
+    pub async fn follow_files(&self) {
+        let Source::Files { .. } = &self.certificates.source else {
+            return std::future::pending().await;
+        };
+        let source = self.certificates.source.clone();
+        let mut tick = time::interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut known = self.certificates.stamps;
+        let mut seen = known;
+        loop {
+            tick.tick().await;
+            let of_disk = source.clone();
+            let Ok(now) = task::spawn_blocking(move || of_disk.stamps()).await else {
+                continue;
+            };
+            // Two files are not changed in one moment: taken once they have been the same for two looks.
+            let is_settled = now == std::mem::replace(&mut seen, now);
+            if now == known || !is_settled {
+                continue;
+            }
+            known = now;
+            let of_disk = source.clone();
+            match task::spawn_blocking(move || of_disk.load()).await {
+                Ok(Ok(loaded)) => {
+                    info!("{}", loaded.describe());
+                    self.certificates.current.store(Arc::new(loaded));
+                }
+                Ok(Err(failure)) => warn!(
+                    "the changed certificate can not be used, the one before stays in force: {}",
+                    failure.message
+                ),
+                Err(error) => warn!(%error, "the changed certificate was not read"),
+            }
+        }
+    }
+
+    /// For the log.
+    pub fn describe(&self) -> String {
+        self.certificates.current.load().describe()
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load().key())
+    }
+}
+
+/// Hellos have less than 2 KiB, with all that browsers put in.
+const HANDSHAKE_LEN_MAX: usize = 16 * 1024;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
