@@ -150,6 +150,7 @@ mod tests {
                     rtmps_hosts: secure,
                 },
                 declared: None,
+                findings: Default::default(),
                 claims: std::collections::BTreeMap::new(),
             };
             let addresses = of(&key, &[relay]);

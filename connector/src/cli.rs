@@ -28,7 +28,9 @@ use tracing::warn;
 
 use crate::{
     config::{Config, ENV_PREFIX, PROGRAM},
-    control::{Answer, Control, Decided, Health, Imported, JoinedStudio, LineInfo, Request},
+    control::{
+        Answer, Control, Decided, Health, Imported, JoinedStudio, LineInfo, Request, Resynced,
+    },
     decode,
     events::{Event, Events},
     lines::{
@@ -185,6 +187,13 @@ enum LineCommand {
         name: String,
         /// Which encoder, if several wait: its number in `status`
         publisher: Option<u32>,
+    },
+    /// Make a line's encoder start again at live
+    ///
+    /// Its connection is closed, and it dials again: the way to get rid of what it holds back. The picture stands meanwhile.
+    Resync {
+        /// The line
+        name: String,
     },
 }
 
@@ -398,6 +407,17 @@ async fn line(place: &Place, command: LineCommand) -> Result<(), Failure> {
                 "{} is sent away from {:?}",
                 decided.rival.who(),
                 decided.line
+            ));
+            Ok(())
+        }
+        LineCommand::Resync { name } => {
+            let resynced: Resynced = place.ask(Request::ResyncLine { name }).await?;
+            let lag = resynced.encoder_lag_ms.map_or_else(String::new, |ms| {
+                format!(", which was {:.1} s behind", f64::from(ms) / 1000.0)
+            });
+            note(&format!(
+                "{} on {:?}{lag}, starts again",
+                resynced.encoder, resynced.line
             ));
             Ok(())
         }

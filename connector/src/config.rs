@@ -14,12 +14,13 @@ use firstmile_shared::{
     config::{self, Listen, LogConfig},
     exit::Failure,
     quic::{Congestion, Transport},
+    tunnel::control::ShowFormat,
 };
 use serde::Deserialize;
 
 use crate::{
     decode::{self, Decoders},
-    lines::Delay,
+    lines::{Delay, settings::Format},
     output::OutputKind,
     playout::Slate,
 };
@@ -50,6 +51,10 @@ pub struct Config {
     /// Default `clean`: nothing that surprises on program.
     #[serde(deserialize_with = "config::text")]
     pub slate: StudioSlate,
+    /// What all feeds of the show should be like: `1080p25`, `1080i50`, `1280x720p59.94`, or `auto`. What an encoder
+    /// sends instead is named on the page. Default `auto`: nothing is compared.
+    #[serde(deserialize_with = "config::text")]
+    pub show_format: StudioFormat,
     /// The connections to relays.
     pub tunnel: TunnelConfig,
     /// The log.
@@ -321,6 +326,21 @@ impl FromStr for StudioSlate {
     }
 }
 
+/// `show_format` as it was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StudioFormat(pub Option<ShowFormat>);
+
+impl FromStr for StudioFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let format = Format::parse(text.trim()).ok_or(
+            "the show format is auto, or a size and a rate like 1080p25, 1080i50 or 1280x720p59.94",
+        )?;
+        Ok(Self(format.show()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,6 +368,7 @@ mod tests {
             r#"
             delay = 100
             slate = "/media/card.png"
+            show_format = "1080p29.97"
             [http]
             listen = "[::]:0"
             [output]
@@ -372,6 +393,10 @@ mod tests {
         .unwrap();
         assert_eq!(config.delay.0.ms(), 100);
         assert_eq!(config.slate.0, Slate::File("/media/card.png".to_owned()));
+        assert_eq!(
+            config.show_format.0.map(|show| (show.height, show.rate)),
+            Some((1080, (30_000, 1001)))
+        );
         assert_eq!(OutputKind::from(config.output.default), OutputKind::Null);
         assert_eq!(
             config.ndi_settings().groups.as_deref(),
@@ -414,6 +439,10 @@ mod tests {
             (
                 "slate = 'card.png'\n",
                 vec!["slate: \"card.png\"", "absolute path", "connector.toml"],
+            ),
+            (
+                "show_format = '1080p26'\n",
+                vec!["show_format: \"1080p26\"", "like 1080p25"],
             ),
             ("[relay]\n", vec!["relay: unknown setting"]),
         ] {

@@ -93,6 +93,11 @@ pub enum Request {
         /// Which one, if there are several.
         publisher: Option<u32>,
     },
+    /// Makes the encoder that has the line start again at live. Answer: [`Resynced`].
+    ResyncLine {
+        /// The line's name.
+        name: String,
+    },
     /// What happened lately, as `[Event]`.
     Events {},
 }
@@ -188,6 +193,17 @@ pub struct Decided {
     pub is_readmitted: bool,
 }
 
+/// An encoder that is made to start again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resynced {
+    /// The line's name.
+    pub line: String,
+    /// The encoder's own name, as it sent it: escape it wherever it is shown.
+    pub encoder: String,
+    /// How far behind it was, milliseconds.
+    pub encoder_lag_ms: Option<u32>,
+}
+
 /// Answers requests. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Control {
@@ -245,6 +261,7 @@ impl Control {
             Request::Import { spare } => json(&self.import(spare).await?),
             Request::TakeLine { name, publisher } => json(&self.take(&name, publisher)?),
             Request::RefuseLine { name, publisher } => json(&self.refuse(&name, publisher)?),
+            Request::ResyncLine { name } => json(&self.resync(&name)?),
             Request::Events {} => json(&self.events.list()),
         }
     }

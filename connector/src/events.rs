@@ -59,6 +59,8 @@ pub enum Kind {
     LineAdded,
     /// A line was removed.
     LineRemoved,
+    /// An encoder did not catch up, and is shown later from then on.
+    LagAccepted,
     /// The source shows no pictures of the feed any more.
     SlateShown,
     /// It shows them again.

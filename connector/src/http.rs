@@ -13,6 +13,7 @@
 //! DELETE /api/v1/lines/ID
 //! POST   /api/v1/lines/ID/take    {"publisher"?}  gives the line to an encoder that waits
 //! POST   /api/v1/lines/ID/refuse  {"publisher"?}  sends one away
+//! POST   /api/v1/lines/ID/resync  makes its encoder start again at live
 //! POST   /api/v1/join           {"token"}
 //! POST   /api/v1/leave          {"relay"}
 //! ```
@@ -84,6 +85,7 @@ pub fn router(control: Control, hosts: Hosts) -> Router {
         .route("/api/v1/lines/{id}/qr", get(api::qr))
         .route("/api/v1/lines/{id}/take", post(api::take_line))
         .route("/api/v1/lines/{id}/refuse", post(api::refuse_line))
+        .route("/api/v1/lines/{id}/resync", post(api::resync_line))
         .route("/api/v1/join", post(api::join))
         .route("/api/v1/leave", post(api::leave))
         .layer(middleware::from_fn(guard::same_origin));

@@ -14,14 +14,14 @@ mod store;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use firstmile_shared::{
     exit::{ExitCode, Failure, io_remedy},
     secret::{KeyError, StreamKey},
-    tunnel::control::Takeover,
+    tunnel::control::{ShowFormat, Takeover},
 };
 use tokio::{sync::watch, task, time};
 use tokio_util::sync::CancellationToken;
@@ -156,6 +156,8 @@ struct Inner {
     refused_edit: Mutex<Option<String>>,
     /// `None` when a command line works alone: then nothing is played.
     stage: Option<Stage>,
+    /// What all feeds should be like.
+    show_format: OnceLock<ShowFormat>,
 }
 
 impl Lines {
@@ -189,6 +191,7 @@ impl Lines {
                 sets: watch::Sender::new(set),
                 refused_edit: Mutex::new(None),
                 stage,
+                show_format: OnceLock::new(),
             }),
         })
     }
@@ -228,6 +231,16 @@ impl Lines {
         if let Some(stage) = &self.inner.stage {
             stage.set_slate(slate);
         }
+    }
+
+    /// Sets what the feeds of the studio should be like, once.
+    pub fn set_show_format(&self, format: ShowFormat) {
+        let _ = self.inner.show_format.set(format);
+    }
+
+    /// What the feeds of the studio should be like, if somebody said so.
+    pub fn show_format(&self) -> Option<ShowFormat> {
+        self.inner.show_format.get().copied()
     }
 
     /// Why a studio's own card can't be shown, for each line that has one; the neutral card is shown instead.

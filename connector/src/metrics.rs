@@ -249,6 +249,7 @@ mod tests {
             relays: Vec::new(),
             lines: vec![LineStatus {
                 id: 1,
+                findings: vec![],
                 held: Vec::new(),
                 refused: Vec::new(),
                 frozen: false,
@@ -259,6 +260,7 @@ mod tests {
                     relay: None,
                     encoder: Some("from the wire".into()),
                     encoder_lag_ms: Some(250),
+                    accepted_lag_ms: 0,
                     delay_ms: 600,
                     video: VideoSnapshot {
                         units_total: 300,

@@ -30,7 +30,7 @@ use firstmile_shared::{
     media::MediaKind,
     takeover::Look,
     tunnel::{
-        control::{Takeover, TrackReport},
+        control::{FeedReport, Takeover, TrackReport},
         unit::Unit,
     },
 };
@@ -343,13 +343,14 @@ impl LineHandle {
     }
 
     /// What the relay sees of a publisher, once a second.
-    pub fn report(&self, publisher: u32, encoder_lag_ms: Option<u32>, bitrate_bps: Option<u64>) {
-        if self.line.feeds().chosen_publisher() != Some(publisher) {
+    pub fn report(&self, feed: &FeedReport) {
+        if self.line.feeds().chosen_publisher() != Some(feed.publisher) {
             return;
         }
         let mut stats = self.line.stats();
-        stats.encoder_lag_ms = encoder_lag_ms;
-        stats.bitrate_bps = bitrate_bps;
+        stats.encoder_lag_ms = feed.encoder_lag_ms;
+        stats.accepted_lag_ms = feed.accepted_lag_ms;
+        stats.bitrate_bps = feed.bitrate_bps;
     }
 
     /// Whether the relay gets nothing from a publisher whose connection is there; for how long, milliseconds.

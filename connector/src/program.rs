@@ -55,6 +55,9 @@ impl Connector {
             config.decoders(),
         )?;
         lines.set_studio_slate(config.slate.0.clone());
+        if let Some(format) = config.show_format.0 {
+            lines.set_show_format(format);
+        }
         let events = Events::open(state.path());
         let tunnels = open_tunnels(config, &state, &lines, &events)?;
         let health = Health::default();

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use firstmile_shared::tunnel::control::Finding;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -39,6 +40,9 @@ pub struct LineStatus {
     pub held: Vec<Rival>,
     /// Encoders that the operator refused, and that are sent away when they try again.
     pub refused: Vec<Rival>,
+    /// What is wrong with the feed and what to set, the worst first, as the relay sees it. Names that strangers gave may
+    /// be in it: escape it wherever it is shown.
+    pub findings: Vec<Finding>,
     /// Encoders took the line from each other again and again: it changes only by the operator now.
     pub frozen: bool,
 }
@@ -129,6 +133,7 @@ mod tests {
             studio: None,
             ingest: IngestAddresses::default(),
             declared: None,
+            findings: Default::default(),
             claims: std::collections::BTreeMap::new(),
         };
         let away = || relay(RelayState::Dialing, Some("no answer"));

@@ -33,7 +33,7 @@ use firstmile_shared::{
     token::JoinToken,
     tunnel::{
         close::Close,
-        control::{FromConnector, IngestAddresses},
+        control::{Finding, FromConnector, IngestAddresses},
     },
 };
 use serde::Serialize;
@@ -100,6 +100,9 @@ pub struct RelaySnapshot {
     /// Who else uses the key of a line, by its number.
     #[serde(skip)]
     pub claims: BTreeMap<u32, Claims>,
+    /// What is wrong with the feed of a line, by its number.
+    #[serde(skip)]
+    pub findings: BTreeMap<u32, Vec<Finding>>,
 }
 
 impl RelaySnapshot {
@@ -115,6 +118,7 @@ impl RelaySnapshot {
             ingest: relay.ingest.clone(),
             declared: None,
             claims: BTreeMap::new(),
+            findings: BTreeMap::new(),
         }
     }
 }
@@ -464,6 +468,7 @@ impl Status {
             snapshot.lost_percent = None;
             snapshot.declared = None;
             snapshot.claims.clear();
+            snapshot.findings.clear();
         });
     }
 }

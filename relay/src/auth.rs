@@ -26,7 +26,7 @@ use ring::{
 use tokio::sync::watch;
 use tracing::info;
 
-pub(crate) use self::declaration::printable;
+pub(crate) use self::declaration::{printable, printable_up_to};
 pub use self::snapshot::{ConnectorRecord, Grant, LineRecord, Snapshot, Studio};
 use crate::store::{Enrolment, NewToken, Redeemed, Store, StoreError, StoreHandle};
 

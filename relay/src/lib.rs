@@ -7,6 +7,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod http;
 pub mod ingest;
 pub mod metrics;

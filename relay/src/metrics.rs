@@ -26,6 +26,7 @@ pub struct Metrics {
     connections: IntGaugeVec,
     refusals: IntCounterVec,
     takeovers: IntCounter,
+    resyncs: IntCounterVec,
 }
 
 /// A stretch of a unit's way that the relay can time: the `hop` label. The network's is timed by the connector.
@@ -55,6 +56,17 @@ pub enum Dropped {
     NoConnector,
     /// Its publisher waits for another one to end.
     Held,
+}
+
+/// What was done about an encoder that is behind: the `action` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resync {
+    /// Its connection was closed, because it did not catch up.
+    Reconnect,
+    /// Its lag was accepted.
+    Accept,
+    /// Its connection was closed, because the operator wanted it.
+    Operator,
 }
 
 /// Where somebody connects: the `listener` label.
@@ -166,6 +178,12 @@ impl Metrics {
                     "Publishers that took a line over from another",
                 )?,
             )?,
+            resyncs: counters(
+                r,
+                "resyncs_total",
+                "Encoders that were behind and something was done about",
+                &["action"],
+            )?,
             registry,
         };
         metrics.show_zeros();
@@ -187,6 +205,9 @@ impl Metrics {
         }
         for listener in Listener::ALL {
             self.connections.with_label_values(&[listener.label()]);
+        }
+        for action in Resync::ALL {
+            self.resyncs.with_label_values(&[action.label()]);
         }
         for reason in Refused::ALL {
             self.refusals.with_label_values(&[reason.label()]);
@@ -227,6 +248,11 @@ impl Metrics {
     /// A publisher took over from another.
     pub fn takeover(&self) {
         self.takeovers.inc();
+    }
+
+    /// Something was done about an encoder that was behind.
+    pub fn resync(&self, action: Resync) {
+        self.resyncs.with_label_values(&[action.label()]).inc();
     }
 
     /// A publisher of this studio came (1) or went (-1).
@@ -308,10 +334,11 @@ impl Direction {
 }
 
 impl Dropped {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Scheduler(DropReason::Late),
         Self::Scheduler(DropReason::Full),
         Self::Scheduler(DropReason::NeedsKeyframe),
+        Self::Scheduler(DropReason::Behind),
         Self::NoConnector,
         Self::Held,
     ];
@@ -321,6 +348,7 @@ impl Dropped {
             Self::Scheduler(DropReason::Late) => "late",
             Self::Scheduler(DropReason::Full) => "full",
             Self::Scheduler(DropReason::NeedsKeyframe) => "needs_keyframe",
+            Self::Scheduler(DropReason::Behind) => "behind",
             Self::Scheduler(_) => "other",
             Self::NoConnector => "no_connector",
             Self::Held => "held",
@@ -337,6 +365,18 @@ impl Listener {
             Self::Rtmps => "rtmps",
             Self::Tunnel => "tunnel",
             Self::Http => "http",
+        }
+    }
+}
+
+impl Resync {
+    const ALL: [Self; 3] = [Self::Reconnect, Self::Accept, Self::Operator];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Reconnect => "reconnect",
+            Self::Accept => "accept",
+            Self::Operator => "operator",
         }
     }
 }

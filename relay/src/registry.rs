@@ -2,8 +2,9 @@
 //!
 //! Everything here returns at once: no disk, no network, no lock held across an await. A feed goes to every
 //! connector of the studio that declared its key; the lines come from the [`Directory`]'s snapshot, and whoever
-//! connects is behind [`Subscriber`]. The pure parts are [`firstmile_shared::takeover`] (who keeps a line) and [`age`]
-//! (how old a unit is when it comes in).
+//! connects is behind [`Subscriber`]. The pure parts are [`firstmile_shared::takeover`] (who keeps a line), [`age`]
+//! (how old a unit is when it comes in) and [`lag`]
+//! (what is done about an encoder that is behind).
 //!
 //! Not here: sockets (see [`crate::ingest`] and [`crate::tunnel`]) and who may publish (see [`crate::auth`]).
 //!
@@ -13,6 +14,7 @@ pub mod age;
 mod drain;
 mod feed;
 mod handle;
+pub mod lag;
 mod status;
 
 use std::{
@@ -28,7 +30,7 @@ use firstmile_shared::{
     takeover::{Look, Why},
     tls::Spki,
     tunnel::{
-        control::{Claim, FeedReport, TrackReport},
+        control::{Claim, FeedReport, Finding, ShowFormat, TrackReport},
         unit::Unit,
     },
 };
@@ -66,6 +68,8 @@ pub trait Subscriber: fmt::Debug + Send + Sync {
     fn tracks(&self, line: u32, publisher: u32, tracks: Vec<TrackReport>);
     /// How the feeds are doing, once a second.
     fn report(&self, feeds: Vec<FeedReport>);
+    /// What is wrong with the feed of a line.
+    fn findings(&self, line: u32, publisher: u32, findings: Vec<Finding>);
     /// The relay takes no new publishers.
     fn draining(&self);
 }
@@ -159,6 +163,10 @@ pub enum Ending {
     Replaced(Why),
     /// The operator does not want it.
     Refused,
+    /// It did not catch up.
+    Behind,
+    /// The operator wants it to start anew.
+    Restarted,
     /// The studio removed or disabled the line, or its connector or the studio was revoked.
     Withdrawn,
     /// The relay is being emptied, and its operator's time is over.
@@ -171,6 +179,8 @@ impl Ending {
         match self {
             Self::Replaced(why) => why.reason(),
             Self::Refused => "the studio refused the encoder",
+            Self::Behind => "the encoder was too far behind and was made to start again",
+            Self::Restarted => "the studio made the encoder start again",
             Self::Withdrawn => "the line was taken away from the encoder",
             Self::Drained => "the relay is going to stop",
         }
@@ -232,6 +242,8 @@ struct Session {
     outbox: Arc<dyn Subscriber>,
     /// Its lines on program.
     program: BTreeSet<u32>,
+    /// What its studio's feeds should be like.
+    show: Option<ShowFormat>,
     info: SessionInfo,
     since_unix: i64,
 }
@@ -315,6 +327,7 @@ impl Registry {
                 connector,
                 outbox,
                 program: BTreeSet::new(),
+                show: None,
                 info: SessionInfo::default(),
                 since_unix: clock::unix_now(),
             },
@@ -380,7 +393,7 @@ impl Registry {
 
     /// Every publisher, by studio and line.
     pub fn publishers(&self) -> Vec<PublisherStatus> {
-        status::publishers(&self.table())
+        status::publishers(&self.table(), clock::now_us())
     }
 
     /// Every connector that may connect; the fields of its session are null while it does not.
@@ -603,6 +616,7 @@ impl Table {
                         line: line.line,
                         line_name: line.name.clone(),
                         delay_ms: line.delay_ms,
+                        show: session.show,
                         is_on_program: session.program.contains(&line.line),
                         outbox: session.outbox.clone(),
                     })

@@ -15,7 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use firstmile_shared::{secret::KeyHash, tls::Spki, tunnel::control::Takeover};
+use firstmile_shared::{
+    secret::KeyHash,
+    tls::Spki,
+    tunnel::control::{LagPolicy, Takeover},
+};
 use rusqlite::ErrorCode;
 use tokio::sync::oneshot;
 
@@ -97,6 +101,10 @@ pub struct Line {
     pub delay_ms: u32,
     /// Who wins when a second encoder comes.
     pub takeover: Takeover,
+    /// What becomes of an encoder that falls behind.
+    pub lag: LagPolicy,
+    /// By how much it may, milliseconds.
+    pub max_lag_ms: u32,
 }
 
 /// A join token as it is kept.

@@ -27,7 +27,7 @@ use firstmile_shared::{
     secret::StreamKey,
     tls::Spki,
     tunnel::{
-        control::{FeedReport, LineDeclaration, Takeover, TrackReport},
+        control::{FeedReport, Finding, LagPolicy, LineDeclaration, Takeover, TrackReport},
         unit::Unit,
     },
 };
@@ -204,6 +204,8 @@ impl Relay {
             enabled: true,
             delay_ms: 600,
             takeover: Takeover::Smart,
+            lag: LagPolicy::Reconnect,
+            max_lag_ms: 3_000,
         };
         directory.declare(spki, 1, vec![line]).await.unwrap();
         let metrics = Arc::new(Metrics::new());
@@ -280,6 +282,7 @@ impl Subscriber for Studio {
     fn tracks(&self, _line: u32, _publisher: u32, _tracks: Vec<TrackReport>) {}
     fn claims(&self, _line: u32, _claims: Claims) {}
     fn report(&self, _feeds: Vec<FeedReport>) {}
+    fn findings(&self, _line: u32, _publisher: u32, _findings: Vec<Finding>) {}
     fn draining(&self) {}
 }
 

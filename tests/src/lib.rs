@@ -8,6 +8,8 @@ pub mod fight;
 pub mod harness;
 pub mod hostile;
 pub mod kills;
+pub mod lagging;
+pub mod link;
 pub mod metrics;
 pub mod ndi;
 pub mod picture;

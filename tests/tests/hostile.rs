@@ -11,7 +11,7 @@ use firstmile_shared::{
     tunnel::{
         VERSION,
         close::Close,
-        control::{FromConnector, FromRelay, LineDeclaration, Takeover},
+        control::{FromConnector, FromRelay, LagPolicy, LineDeclaration, Takeover},
     },
 };
 use firstmile_tests::{
@@ -364,6 +364,8 @@ async fn deaf_connector(
                 enabled: true,
                 delay_ms: DELAY_MS,
                 takeover: Takeover::default(),
+                lag: LagPolicy::Reconnect,
+                max_lag_ms: 3_000,
             })
             .collect(),
     };

@@ -10,7 +10,7 @@ use firstmile_shared::{
     token::JoinToken,
     tunnel::{
         VERSION,
-        control::{FromConnector, FromRelay, LineDeclaration, Takeover},
+        control::{FromConnector, FromRelay, LagPolicy, LineDeclaration, Takeover},
     },
 };
 use firstmile_tests::{
@@ -315,6 +315,8 @@ async fn full_queue(rtmp: SocketAddr, tunnel: SocketAddr, token: &JoinToken) -> 
                     enabled: true,
                     delay_ms: 30_000,
                     takeover: Takeover::default(),
+                    lag: LagPolicy::Reconnect,
+                    max_lag_ms: 3_000,
                 };
                 let lines = vec![line];
                 let declare = FromConnector::Declare {

@@ -9,6 +9,7 @@ use crate::{
     config::{Config, Isolation, OutputDefault, PROGRAM},
     control::LineInfo,
     events::Event,
+    lines::settings::Format,
 };
 
 /// A new line: what to give to the encoder. Scripts read `url: ` and `key: `.
@@ -75,6 +76,13 @@ pub(super) fn config(config: &Config) -> String {
     let rows = [
         ("delay", format!("{} ms", config.delay.0.ms())),
         ("slate", config.slate.0.to_string()),
+        (
+            "show_format",
+            config
+                .show_format
+                .0
+                .map_or_else(|| "auto".to_owned(), |show| Format::from(show).to_string()),
+        ),
         ("http.listen", config.http.listen.to_string()),
         (
             "output.default",
@@ -119,7 +127,28 @@ pub(super) fn config(config: &Config) -> String {
 pub(super) fn status(status: &Value) -> String {
     let list = |name: &str| status[name].as_array().cloned().unwrap_or_default();
     let notices: String = list("notices").iter().map(notice).collect();
-    notices + &relays(&list("relays")) + "\n" + &line_states(&list("lines"))
+    let lines = list("lines");
+    notices + &relays(&list("relays")) + "\n" + &line_states(&lines) + &findings(&lines)
+}
+
+/// What is wrong with the feeds, a sentence each.
+fn findings(lines: &[Value]) -> String {
+    let all: String = (lines.iter())
+        .flat_map(|line| line["findings"].as_array().into_iter().flatten())
+        .map(|finding| {
+            let part = |name: &str| printable(finding[name].as_str().unwrap_or_default());
+            format!(
+                "{}: {}\n",
+                part("severity"),
+                part("text").replace('\n', " ")
+            )
+        })
+        .collect();
+    if all.is_empty() {
+        all
+    } else {
+        format!("\n{all}")
+    }
 }
 
 /// For `status --help`.
@@ -328,7 +357,8 @@ mod tests {
             "relays": [{"address": "vps.example:4433", "state": "connected", "transport": "quic", "rtt_ms": 41.6, "lost_percent": 0.25, "reason": null}],
             "lines": [
                 {"name": "Camera 1", "state": "live", "reason": null, "delay_ms": 600, "encoder_lag_ms": 80, "bitrate_bps": 5_900_000,
-                 "video": {"width": 1920, "height": 1080, "fps": 29.97, "late_total": 1, "dropped_total": 2, "lost_total": 0, "decode_errors_total": 0}},
+                 "video": {"width": 1920, "height": 1080, "fps": 29.97, "late_total": 1, "dropped_total": 2, "lost_total": 0, "decode_errors_total": 0},
+                 "findings": [{"code": "no_sound", "severity": "warning", "side": "encoder", "text": "Camera 1's \u{1b}phone sends no sound"}]},
                 {"name": "Drone", "state": "waiting", "reason": "waiting for \u{1b}[31mDJI", "delay_ms": 1500, "encoder_lag_ms": null, "bitrate_bps": null,
                  "video": {"width": null}},
             ],
@@ -341,7 +371,8 @@ mod tests {
              vps.example:4433  connected  quic  42 ms       0.2 %\n\n\
              LINE      STATE    DELAY    PICTURE          BITRATE     LAG    MISSED\n\
              Camera 1  live     600 ms   1920x1080 29.97  5.9 Mbit/s  80 ms  3\n\
-             Drone     waiting  1500 ms  -                -           -      0       waiting for \u{fffd}[31mDJI\n"
+             Drone     waiting  1500 ms  -                -           -      0       waiting for \u{fffd}[31mDJI\n\n\
+             warning: Camera 1's \u{fffd}phone sends no sound\n"
         );
     }
 

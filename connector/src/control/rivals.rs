@@ -7,7 +7,7 @@ use firstmile_shared::{
     tunnel::control::{Claim, FromConnector},
 };
 
-use super::{Control, Decided};
+use super::{Control, Decided, Resynced};
 use crate::{
     playout::{LineSnapshot, LineState},
     status::{LineStatus, Rival, out_of_reach},
@@ -29,7 +29,13 @@ impl Control {
         let (held, mut frozen) = self.held_here(id);
         let mut held = held;
         let mut refused = Vec::new();
+        let mut findings = Vec::new();
         for relay in relays {
+            if snapshot.relay.as_ref() == Some(&relay.address)
+                && let Some(found) = relay.findings.get(&id)
+            {
+                findings.clone_from(found);
+            }
             let Some(claims) = relay.claims.get(&id) else {
                 continue;
             };
@@ -65,8 +71,41 @@ impl Control {
             snapshot,
             held,
             refused,
+            findings,
             frozen,
         }
+    }
+
+    /// Makes the encoder that has the line start again at live.
+    pub(super) fn resync(&self, name: &str) -> Result<Resynced, Failure> {
+        let line = self.lines.find(name)?;
+        let status = self.status().lines.into_iter();
+        let status = status.into_iter().find(|status| status.id == line.id);
+        let status = status.ok_or_else(|| {
+            Failure::unavailable(
+                "only a running firstmile-connector reaches encoders: start it first",
+            )
+        })?;
+        let snapshot = status.snapshot;
+        let (Some(relay), Some(encoder)) = (snapshot.relay, snapshot.encoder) else {
+            return Err(Failure::unavailable(format!(
+                "no encoder sends to {:?}",
+                line.name
+            )));
+        };
+        if !self
+            .tunnels
+            .say(&relay, FromConnector::Resync { line: line.id })
+        {
+            return Err(Failure::unavailable(format!(
+                "the relay {relay} is not connected: {encoder} is not reached by this"
+            )));
+        }
+        Ok(Resynced {
+            line: line.name,
+            encoder,
+            encoder_lag_ms: snapshot.encoder_lag_ms,
+        })
     }
 
     /// Gives the line to an encoder that waits, or lets one that was refused try again.

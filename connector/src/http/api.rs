@@ -179,6 +179,11 @@ pub(super) async fn refuse_line(
     ask(&control, Request::RefuseLine { name, publisher }).await
 }
 
+pub(super) async fn resync_line(State(control): State<Control>, Path(id): Path<u32>) -> Answer {
+    let name = find(&control, id)?.name;
+    ask(&control, Request::ResyncLine { name }).await
+}
+
 pub(super) async fn events(State(control): State<Control>) -> Json<Vec<Event>> {
     Json(control.events())
 }

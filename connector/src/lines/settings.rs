@@ -5,14 +5,15 @@
 
 use std::{fmt, time::Duration};
 
-use firstmile_shared::tunnel::control::Takeover;
+use firstmile_shared::tunnel::control::{LagPolicy, MAX_LAG_MS, ShowFormat, Takeover};
 
 use crate::playout::Slate;
 
 /// The keys that `line set` takes, in the order in which they are listed.
-pub const KEYS: [&str; 10] = [
+pub const KEYS: [&str; 11] = [
     "delay",
     "lag",
+    "max_lag",
     "format",
     "decoder",
     "hold",
@@ -24,8 +25,10 @@ pub const KEYS: [&str; 10] = [
 ];
 
 /// Those that this version acts on; the others are checked and kept for a later one.
-pub const SERVED_KEYS: [&str; 6] = [
+pub const SERVED_KEYS: [&str; 8] = [
     "delay",
+    "lag",
+    "max_lag",
     "hold",
     "slate",
     "audio_trim_ms",
@@ -38,8 +41,10 @@ pub const SERVED_KEYS: [&str; 6] = [
 pub struct Settings {
     /// When pictures of this line are due.
     pub delay: LineDelay,
-    /// The encoder lag above which the line resynchronises; `None` leaves it to the program.
-    pub lag: Option<Duration>,
+    /// What becomes of an encoder that is further behind than `max_lag` and does not catch up.
+    pub lag: LagPolicy,
+    /// How far it may be.
+    pub max_lag: MaxLag,
     /// The size and rate of the output.
     pub format: Format,
     /// What decodes.
@@ -94,11 +99,8 @@ impl Settings {
         let text = value.trim();
         let parsed = match key {
             "delay" => LineDelay::parse(text).map(|delay| self.delay = delay),
-            "lag" if text == AUTO => {
-                self.lag = None;
-                Some(())
-            }
-            "lag" => parse_lag(text).map(|lag| self.lag = Some(lag)),
+            "lag" => parse_lag(text).map(|lag| self.lag = lag),
+            "max_lag" => MaxLag::parse(text).map(|max_lag| self.max_lag = max_lag),
             "format" => Format::parse(text).map(|format| self.format = format),
             "decoder" => Decoder::parse(text).map(|decoder| self.decoder = decoder),
             "hold" => Hold::parse(text).map(|hold| self.hold = hold),
@@ -139,9 +141,8 @@ impl Settings {
     pub fn get(&self, key: &str) -> Option<String> {
         Some(match key {
             "delay" => self.delay.to_string(),
-            "lag" => self
-                .lag
-                .map_or_else(|| AUTO.to_owned(), |lag| lag.as_millis().to_string()),
+            "lag" => lag_name(self.lag).to_owned(),
+            "max_lag" => self.max_lag.0.to_string(),
             "format" => self.format.to_string(),
             "decoder" => self.decoder.name().to_owned(),
             "hold" => self.hold.to_string(),
@@ -152,6 +153,24 @@ impl Settings {
             "record" => if self.record { "on" } else { "off" }.to_owned(),
             _ => return None,
         })
+    }
+}
+
+/// The encoder lag that is too much, milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxLag(pub u32);
+
+impl Default for MaxLag {
+    fn default() -> Self {
+        Self(MAX_LAG_MS)
+    }
+}
+
+impl MaxLag {
+    fn parse(text: &str) -> Option<Self> {
+        parse_ms(text)
+            .filter(|ms| (MAX_LAG_MS_MIN..=DELAY_MS_MAX).contains(ms))
+            .map(Self)
     }
 }
 
@@ -262,8 +281,26 @@ pub enum Format {
 }
 
 impl Format {
+    /// As what the feeds of a show are compared with.
+    pub const fn show(self) -> Option<ShowFormat> {
+        match self {
+            Self::Auto => None,
+            Self::Fixed {
+                width,
+                height,
+                interlaced,
+                rate,
+            } => Some(ShowFormat {
+                width,
+                height,
+                interlaced,
+                rate,
+            }),
+        }
+    }
+
     /// From `auto`, `1080p25`, `1080i50`, `1280x720p59.94`.
-    fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         if text == AUTO {
             return Some(Self::Auto);
         }
@@ -287,6 +324,17 @@ impl Format {
             interlaced,
             rate: *rate,
         })
+    }
+}
+
+impl From<ShowFormat> for Format {
+    fn from(show: ShowFormat) -> Self {
+        Self::Fixed {
+            width: show.width,
+            height: show.height,
+            interlaced: show.interlaced,
+            rate: show.rate,
+        }
     }
 }
 
@@ -427,9 +475,17 @@ impl fmt::Display for LineSlate {
     }
 }
 
-fn parse_lag(text: &str) -> Option<Duration> {
-    let ms = parse_ms(text).filter(|ms| (LAG_MS_MIN..=DELAY_MS_MAX).contains(ms))?;
-    Some(Duration::from_millis(ms.into()))
+fn parse_lag(text: &str) -> Option<LagPolicy> {
+    [LagPolicy::Reconnect, LagPolicy::Accept]
+        .into_iter()
+        .find(|lag| lag_name(*lag) == text)
+}
+
+const fn lag_name(lag: LagPolicy) -> &'static str {
+    match lag {
+        LagPolicy::Reconnect => "reconnect",
+        LagPolicy::Accept => "accept",
+    }
 }
 
 fn parse_takeover(text: &str) -> Option<Takeover> {
@@ -479,7 +535,8 @@ pub fn described() -> String {
 fn expected(key: &str) -> &'static str {
     match key {
         "delay" => "studio, fast, normal, safe, rough, or 0 to 30000 milliseconds",
-        "lag" => "auto, or 100 to 30000 milliseconds",
+        "lag" => "reconnect or accept",
+        "max_lag" => "500 to 30000 milliseconds",
         "format" => "auto, or a size and a rate like 1080p25, 1080i50 or 1280x720p59.94",
         "decoder" => "auto, software or hardware",
         "hold" => "forever, or a time up to a day like 500ms, 10s or 5m",
@@ -495,8 +552,8 @@ fn expected(key: &str) -> &'static str {
 /// Longest studio delay, milliseconds: ten times `rough`. At 20 Mbit/s it is 75 MB of coded pictures a line.
 pub const DELAY_MS_MAX: u32 = 30_000;
 
-/// Less than this is one late frame, not a lag.
-const LAG_MS_MIN: u32 = 100;
+/// Less than this is an encoder's own rhythm, not a lag.
+const MAX_LAG_MS_MIN: u32 = 500;
 
 /// More than two seconds between sound and picture is another fault.
 const AUDIO_TRIM_MS_MAX: i32 = 2000;

@@ -276,6 +276,7 @@ fn idle_snapshot(line: &Line, reason: String) -> LineSnapshot {
         relay: None,
         encoder: None,
         encoder_lag_ms: None,
+        accepted_lag_ms: 0,
         delay_ms: line.delay_ms,
         video: VideoSnapshot::default(),
         audio: AudioSnapshot::default(),

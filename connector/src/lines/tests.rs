@@ -248,7 +248,7 @@ fn what_is_wrong_with_a_change_is_said_and_nothing_changes() {
         ),
         (
             set("dealy", "1"),
-            "unknown setting \"dealy\"; the settings of a line are delay, lag, format, decoder, hold, slate, audio_trim_ms, takeover, track, record",
+            "unknown setting \"dealy\"; the settings of a line are delay, lag, max_lag, format, decoder, hold, slate, audio_trim_ms, takeover, track, record",
         ),
         (
             set("takeover", "maybe"),

@@ -185,6 +185,7 @@ impl<'a> Decoding<'a> {
         stats.over = Some((reason, now_us));
         stats.encoder_lag_ms = None;
         stats.stalled_since_us = None;
+        stats.accepted_lag_ms = 0;
         stats.bitrate_bps = None;
         stats.timecode = None;
         stats.waits_for_keyframe = false;

@@ -101,6 +101,7 @@ pub(super) struct Stats {
     pub(super) encoder_lag_ms: Option<u32>,
     /// Since when the relay has had nothing from the encoder, whose connection is there.
     pub(super) stalled_since_us: Option<i64>,
+    pub(super) accepted_lag_ms: u32,
     pub(super) bitrate_bps: Option<u64>,
     /// The newest that the encoder sent.
     pub(super) timecode: Option<String>,
@@ -266,6 +267,7 @@ impl Stats {
             relay_heard: None,
             encoder_lag_ms: None,
             stalled_since_us: None,
+            accepted_lag_ms: 0,
             bitrate_bps: None,
             timecode: None,
             video: None,

@@ -53,8 +53,9 @@ const PASSED_MAX_US: i64 = 100_000;
 /// the promise is the delay, and walking would break it for over half a second.
 const LOWER_MAX_US: i64 = 20_000;
 
-/// A higher one gives time back, which can wait; beyond this it is another media clock.
-const RAISE_MAX_US: i64 = 1_000_000;
+/// A higher one gives time back, which can wait. Two clocks drift apart by less than this: beyond it is another media
+/// clock, or the lag of an encoder that was accepted.
+const RAISE_MAX_US: i64 = 200_000;
 
 #[cfg(test)]
 mod tests {
@@ -67,7 +68,8 @@ mod tests {
             (1_000, [1_000_000, 1_000_000, 1_000_000, 1_000_000]),
             (1_004, [1_000_999, 1_001_998, 1_004_000, 1_004_000]),
             (996, [999_001, 998_002, 996_000, 996_000]),
-            (1_300, [1_000_999, 1_001_998, 1_004_995, 1_029_970]),
+            (1_150, [1_000_999, 1_001_998, 1_004_995, 1_029_970]),
+            (1_300, [1_300_000, 1_300_000, 1_300_000, 1_300_000]),
             (979, [979_000, 979_000, 979_000, 979_000]),
             (3_000, [3_000_000, 3_000_000, 3_000_000, 3_000_000]),
         ] {

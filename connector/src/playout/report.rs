@@ -38,6 +38,7 @@ pub(super) fn snapshot(facts: &Facts<'_>, stats: &Stats) -> LineSnapshot {
         relay: facts.feed.map(|feed| feed.relay.clone()),
         encoder: facts.feed.map(|feed| feed.encoder.clone()),
         encoder_lag_ms: stats.encoder_lag_ms,
+        accepted_lag_ms: stats.accepted_lag_ms,
         delay_ms: u32::try_from(facts.delay_us / 1000).unwrap_or(0),
         video: video(facts.losses, stats),
         audio: AudioSnapshot {
@@ -157,7 +158,12 @@ fn remark(facts: &Facts<'_>, stats: &Stats) -> Option<String> {
             culprit(stats, now_us),
         ));
     }
-    None
+    (stats.accepted_lag_ms > 0).then(|| {
+        format!(
+            "everything is shown {:.1} s later than the delay says: the encoder did not catch up and its lag was accepted",
+            f64::from(stats.accepted_lag_ms) / 1000.0
+        )
+    })
 }
 
 /// Which side holds pictures back most.

@@ -20,6 +20,8 @@ pub struct LineSnapshot {
     pub encoder: Option<String>,
     /// What the encoder and its uplink hold back, milliseconds.
     pub encoder_lag_ms: Option<u32>,
+    /// How much later than at first everything is shown because the encoder's lag was accepted, milliseconds.
+    pub accepted_lag_ms: u32,
     /// The studio delay in force, milliseconds.
     pub delay_ms: u32,
     /// The picture.

@@ -30,6 +30,8 @@ pub(super) enum Trouble<'a> {
     Nothing,
     /// Likewise, and the relay says that nothing comes to it either, for so long.
     Stalled { for_us: i64 },
+    /// It sends, and everything is too old to be shown when the relay gets it.
+    Behind { lag_ms: u32 },
     /// Units came, and then none for so long.
     Silent { for_us: i64 },
     /// Nothing at all has come from the relay for so long: nobody knows what the encoder does.
@@ -75,6 +77,11 @@ impl<'a> Trouble<'a> {
         if let Some(codec) = facts.feed.and_then(|feed| foreign(feed, MediaKind::Video)) {
             let name = facts.name;
             return Self::Foreign { name, codec };
+        }
+        let is_sending = stats.bitrate_bps.is_some_and(|bps| bps > 0);
+        let lag_ms = stats.encoder_lag_ms.filter(|_| is_sending).unwrap_or(0);
+        if i64::from(lag_ms) * 1000 > facts.delay_us {
+            return Self::Behind { lag_ms };
         }
         match stats.last_arrival_us.map(|at_us| now_us - at_us) {
             None => return Self::Nothing,
@@ -133,6 +140,11 @@ impl<'a> Trouble<'a> {
                 by_us.div_euclid(1000) + 1,
                 delay_us / 1000,
             ),
+            Self::Behind { lag_ms } => format!(
+                "the encoder is {:.1} s behind: its uplink carries less than it sends, and what is older than {} ms is not shown",
+                f64::from(lag_ms) / 1000.0,
+                delay_us / 1000,
+            ),
             Self::DecoderHangs { for_us } => format!(
                 "the decoder has been at one picture for {}: if it stays so, restart this program; \
                  with decoder.isolation = process only the decoder would be",
@@ -159,6 +171,7 @@ impl<'a> Trouble<'a> {
             Self::NoEncoder => "waiting for an encoder",
             Self::Over { reason, .. } => reason,
             Self::Nothing => "an encoder is connected, nothing has come from it yet",
+            Self::Behind { .. } => "the encoder is behind: its uplink carries less than it sends",
             Self::Silent { .. } => "nothing comes from the encoder",
             Self::RelaySilent { .. } => {
                 "nothing at all has come from the relay (it, or the network between it and the studio)"
@@ -195,6 +208,9 @@ impl<'a> Trouble<'a> {
             }
             Self::RelaySilent { .. } => {
                 "Look at the studio's network and at the relay; the connector dials again by itself."
+            }
+            Self::Behind { .. } => {
+                "Set a lower bit rate in the encoder; the connector's page says which one its uplink carries."
             }
             Self::Late { .. } => "Set a longer delay, or a lower bit rate in the encoder.",
             Self::Keyframe => "Set the encoder's keyframe interval to 1 or 2 seconds.",

@@ -95,6 +95,8 @@ pub(super) struct Session<'a> {
     feeds: BTreeSet<(u32, u32)>,
     /// By line: who has it.
     infos: BTreeMap<u32, FeedInfo>,
+    /// By line: how much lag of its encoder was accepted, milliseconds.
+    accepted: BTreeMap<u32, u32>,
     /// By line: who lost it to another publisher, and why.
     losers: BTreeMap<u32, (FeedInfo, String)>,
     /// Lines on program and on preview, as the relay knows.
@@ -150,6 +152,7 @@ impl<'a> Session<'a> {
                 heard: Instant::now(),
                 feeds: BTreeSet::new(),
                 infos: BTreeMap::new(),
+                accepted: BTreeMap::new(),
                 losers: BTreeMap::new(),
                 told: Default::default(),
                 played: BTreeMap::new(),
@@ -218,6 +221,9 @@ impl<'a> Session<'a> {
         let mut look = time::interval(TALLY_INTERVAL);
         look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         self.sets.mark_changed();
+        if let Some(format) = self.lines.show_format() {
+            self.control.say(&FromConnector::Show { format });
+        }
         loop {
             tokio::select! {
                 biased;
@@ -306,6 +312,8 @@ impl<'a> Session<'a> {
                 enabled: line.enabled,
                 delay_ms: line.delay_ms,
                 takeover: line.takeover,
+                lag: line.settings.lag,
+                max_lag_ms: line.settings.max_lag.0,
             })
             .collect();
         self.control.say(&FromConnector::Declare {

@@ -442,6 +442,7 @@ async fn lines_are_declared_and_their_feeds_arrive() {
                     encoder_lag_ms: Some(42),
                     bitrate_bps: Some(6_000_000),
                     stalled_ms: None,
+                    accepted_lag_ms: 0,
                     held: 0,
                 }],
                 lost_percent: Some(1.5),

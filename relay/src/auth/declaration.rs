@@ -37,9 +37,14 @@ pub(super) fn check(declared: Vec<LineDeclaration>) -> (Vec<Line>, Vec<RefusedLi
 
 /// A text from the wire as it may be kept: no controls, nothing that deceives, not longer than a list can show.
 pub(crate) fn printable(text: &str) -> String {
+    printable_up_to(text, NAME_LEN_MAX)
+}
+
+/// Likewise, with room for so many characters.
+pub(crate) fn printable_up_to(text: &str, chars_max: usize) -> String {
     text.chars()
         .filter(|c| !text::is_deceptive(*c))
-        .take(NAME_LEN_MAX)
+        .take(chars_max)
         .collect()
 }
 
@@ -92,18 +97,23 @@ fn check_line(declaration: LineDeclaration, seen: &mut Seen) -> Result<Line, Str
         enabled: declaration.enabled,
         delay_ms: declaration.delay_ms,
         takeover: declaration.takeover,
+        lag: declaration.lag,
+        max_lag_ms: declaration.max_lag_ms.clamp(MAX_LAG_MS_MIN, DELAY_MS_MAX),
     })
 }
 
 /// The product's limit for the names of lines; machines' names are cut to it.
 const NAME_LEN_MAX: usize = 64;
 
+/// Less is an encoder's own rhythm and no lag.
+const MAX_LAG_MS_MIN: u32 = 500;
+
 /// Ten times the longest named delay (`rough`, 3 s): more would only let the relay hold more for a lost connector.
 const DELAY_MS_MAX: u32 = 30_000;
 
 #[cfg(test)]
 mod tests {
-    use firstmile_shared::tunnel::control::Takeover;
+    use firstmile_shared::tunnel::control::{LagPolicy, Takeover};
 
     use super::*;
 
@@ -115,6 +125,8 @@ mod tests {
             enabled: true,
             delay_ms: 600,
             takeover: Takeover::Smart,
+            lag: LagPolicy::Reconnect,
+            max_lag_ms: 3_000,
         }
     }
 

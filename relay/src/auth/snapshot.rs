@@ -5,7 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use firstmile_shared::{secret::KeyHash, tls::Spki, tunnel::control::Takeover};
+use firstmile_shared::{
+    secret::KeyHash,
+    tls::Spki,
+    tunnel::control::{LagPolicy, Takeover},
+};
 
 use crate::store::{ConnectorContents, Line, StudioContents};
 
@@ -56,6 +60,10 @@ pub struct LineRecord {
     pub delay_ms: u32,
     /// Who wins when a second encoder comes.
     pub takeover: Takeover,
+    /// What becomes of an encoder that falls behind.
+    pub lag: LagPolicy,
+    /// By how much it may, milliseconds.
+    pub max_lag_ms: u32,
 }
 
 /// The right to publish: a key that some connector of the studio declared.
@@ -154,6 +162,8 @@ impl Studio {
                     name: line.name.clone(),
                     delay_ms: line.delay_ms,
                     takeover: line.takeover,
+                    lag: line.lag,
+                    max_lag_ms: line.max_lag_ms,
                 });
             }
         }

@@ -1,6 +1,9 @@
 //! The directory over a real store.
 
-use firstmile_shared::{secret::StreamKey, tunnel::control::Takeover};
+use firstmile_shared::{
+    secret::StreamKey,
+    tunnel::control::{LagPolicy, Takeover},
+};
 
 use super::*;
 use crate::store::{StoreThread, sqlite::Sqlite};
@@ -34,6 +37,8 @@ pub(crate) fn line(directory: &Directory, studio: &str, number: u32, key: &str) 
         enabled: true,
         delay_ms: 600,
         takeover: Takeover::Smart,
+        lag: LagPolicy::Reconnect,
+        max_lag_ms: 3_000,
     }
 }
 

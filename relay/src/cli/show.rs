@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use firstmile_shared::config::Listen;
+use firstmile_shared::{config::Listen, tunnel::control::FindingSeverity};
 use serde_json::Value;
 
 use crate::{
@@ -120,12 +120,23 @@ pub(super) fn publishers(publishers: &[PublisherStatus]) -> String {
             },
         ]
     });
-    table(
+    let mut text = table(
         &[
             "STUDIO", "LINE", "STATE", "FROM", "ENCODER", "BITRATE", "LAG", "CODECS", "GOES TO",
         ],
         rows,
-    )
+    );
+    for publisher in publishers {
+        for finding in &publisher.findings {
+            let severity = match finding.severity {
+                FindingSeverity::Error => "error",
+                FindingSeverity::Warning => "warning",
+                FindingSeverity::Note => "note",
+            };
+            let _ = writeln!(text, "{severity}: {}: {}", publisher.studio, finding.text);
+        }
+    }
+    text
 }
 
 /// `connectors`.

@@ -14,7 +14,7 @@ use firstmile_shared::{
     media::AccessUnit,
     tls::Spki,
     tunnel::{
-        control::{FeedReport, TrackReport},
+        control::{FeedReport, Finding, TrackReport},
         unit::Unit,
     },
 };
@@ -453,6 +453,7 @@ impl Subscriber for Studio {
     fn tracks(&self, _line: u32, _publisher: u32, _tracks: Vec<TrackReport>) {}
     fn claims(&self, _line: u32, _claims: Claims) {}
     fn report(&self, _feeds: Vec<FeedReport>) {}
+    fn findings(&self, _line: u32, _publisher: u32, _findings: Vec<Finding>) {}
     fn draining(&self) {}
 }
 

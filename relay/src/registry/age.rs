@@ -1,9 +1,10 @@
 //! How old a unit is when it comes in: the baseline that maps a publisher's media clock to the relay's. Pure.
 //!
 //! *Baseline*: the lowest `ingest - dts` of the last 60 s. The unit that set it met no queue anywhere, so every
-//! other unit's distance from it is delay: what the encoder and its uplink hold back. A lower value counts at once;
-//! a higher one only when nothing lower came for 60 s, which follows the drift of two clocks (50 ppm: 3 ms in the
-//! window) and, after a minute, an encoder that really fell back for good. A jump of the media clock starts anew.
+//! other unit's distance from it is delay: what the encoder and its uplink hold back. A lower value counts at once. A
+//! higher one counts when nothing lower came for 60 s, and only as fast as two clocks drift apart: an encoder that falls
+//! back for good stays late, however long it does, until somebody decides to live with it ([`Age::accept`]). A jump of
+//! the media clock starts anew.
 //!
 //! All times are microseconds.
 
@@ -17,6 +18,9 @@ pub const WINDOW_US: i64 = 60_000_000;
 pub struct Age {
     /// The lowest offset of each step of time that nothing later undercuts: offsets rise from front to back.
     lowest: VecDeque<Lowest>,
+    /// In force, and since when.
+    baseline: Option<Lowest>,
+    accepted_us: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +35,7 @@ impl Age {
     /// `ingest_us` is on the relay's clock and never goes back; `dts_us` is on the publisher's and may be anything.
     pub fn observe(&mut self, ingest_us: i64, dts_us: i64, discontinuity: bool) -> i64 {
         if discontinuity {
-            self.lowest.clear();
+            *self = Self::default();
         }
         let offset_us = ingest_us.saturating_sub(dts_us);
         while self
@@ -59,11 +63,56 @@ impl Age {
                 offset_us,
             });
         }
-        self.lowest
-            .front()
-            .map_or(offset_us, |lowest| lowest.offset_us)
+        let lowest_us = (self.lowest.front()).map_or(offset_us, |lowest| lowest.offset_us);
+        self.follow(lowest_us, ingest_us)
+    }
+
+    /// Lives with a lag: everything is as old as it would be if it had come `lag_us` earlier, from now on. Nothing
+    /// happens before the first unit.
+    pub fn accept(&mut self, lag_us: i64) {
+        if let Some(baseline) = &mut self.baseline {
+            let lag_us = lag_us.max(0);
+            baseline.offset_us = baseline.offset_us.saturating_add(lag_us);
+            self.accepted_us = self.accepted_us.saturating_add(lag_us);
+            self.lowest.clear();
+        }
+    }
+
+    /// How much of what was accepted is still in force.
+    pub const fn accepted_us(&self) -> i64 {
+        self.accepted_us
+    }
+
+    fn follow(&mut self, lowest_us: i64, now_us: i64) -> i64 {
+        let offset_us = match self.baseline {
+            None => lowest_us,
+            Some(old) if lowest_us <= old.offset_us => {
+                // It caught up: what was lived with is not needed any more.
+                let fall_us = old.offset_us.saturating_sub(lowest_us);
+                self.accepted_us = self.accepted_us.saturating_sub(fall_us).max(0);
+                lowest_us
+            }
+            Some(old) => {
+                let passed_us = now_us.saturating_sub(old.at_us).max(0);
+                let drift_us = passed_us.saturating_mul(DRIFT_PPM) / 1_000_000;
+                // Units that follow each other within a millisecond drift by nothing: the time adds up.
+                if drift_us == 0 {
+                    return old.offset_us;
+                }
+                old.offset_us.saturating_add(drift_us).min(lowest_us)
+            }
+        };
+        self.baseline = Some(Lowest {
+            at_us: now_us,
+            offset_us,
+        });
+        offset_us
     }
 }
+
+/// The clocks of two machines are 100 ppm apart at the most; an encoder that counts the pictures of 29.97 a second as 30
+/// is 1000 ppm off.
+const DRIFT_PPM: i64 = 1_200;
 
 /// 600 entries in the window; a baseline may be kept or lost this much too early.
 const STEP_US: i64 = 100_000;
@@ -105,16 +154,46 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_a_minute_is_the_new_normal() {
+    fn what_lasts_is_late_until_somebody_lives_with_it() {
         let mut age = Age::default();
         age.observe(0, 0, false);
-        let mut baselines = Vec::new();
-        for n in 1..=700 {
-            // From now on everything comes 2 s late.
-            baselines.push(age.observe(n * 100 * MS, n * 100 * MS - 2 * S, false));
+        // From now on everything comes 2 s late.
+        let late = |age: &mut Age, n: i64| age.observe(n * 100 * MS, n * 100 * MS - 2 * S, false);
+        let ten_minutes: Vec<_> = (1..=6_000).map(|n| late(&mut age, n)).collect();
+        assert_eq!(ten_minutes[598], 0, "59.9 s on");
+        assert!(
+            ten_minutes[5_999] <= 540 * 1_200,
+            "drift, not lag: {ten_minutes:?}"
+        );
+        let lag_us = 2 * S - ten_minutes[5_999];
+
+        age.accept(lag_us);
+        assert_eq!(late(&mut age, 6_001), 2 * S, "in one step");
+        assert_eq!(age.accepted_us(), lag_us);
+        // It catches up by half a second, and then altogether.
+        assert_eq!(
+            age.observe(700 * S, 700 * S - 1_500 * MS, false),
+            1_500 * MS
+        );
+        assert_eq!(age.accepted_us(), lag_us - 500 * MS);
+        assert_eq!(age.observe(701 * S, 701 * S, false), 0);
+        assert_eq!(age.accepted_us(), 0);
+    }
+
+    /// 29.97 pictures a second that are counted as 30: the media clock is slow by 1000 ppm.
+    #[test]
+    fn an_encoder_that_counts_wrong_is_followed() {
+        let mut age = Age::default();
+        let mut worst_us = 0;
+        for n in 0..60 * 60 * 30 {
+            let ingest_us = n * 33_367;
+            let offset_us = ingest_us - n * 33_333;
+            worst_us = worst_us.max(offset_us - age.observe(ingest_us, n * 33_333, false));
         }
-        assert_eq!(baselines[598], 0, "59.9 s on");
-        assert_eq!(baselines[601], 2 * S, "60.2 s on");
+        assert!(
+            worst_us <= 62_000,
+            "a minute's drift and no more: {worst_us} us"
+        );
     }
 
     #[test]
@@ -133,10 +212,11 @@ mod tests {
     proptest! {
         /// Against the definition, written the slow way.
         #[test]
-        fn it_is_the_lowest_of_the_window(steps in prop::collection::vec((0..2_000_000i64, -500_000..500_000i64), 1..300)) {
+        fn it_falls_with_the_lowest_of_the_window_and_rises_no_faster_than_clocks_drift(steps in prop::collection::vec((0..2_000_000i64, -500_000..500_000i64), 1..300)) {
             let mut age = Age::default();
             let mut all = Vec::new();
             let mut ingest_us = 0;
+            let mut before = None::<i64>;
             for (step_us, offset_us) in steps {
                 ingest_us += step_us;
                 all.push((ingest_us, offset_us));
@@ -145,8 +225,10 @@ mod tests {
                     all.iter().filter(|(at, _)| ingest_us - at <= window_us).map(|(_, offset)| *offset).min().unwrap()
                 };
                 prop_assert!(baseline <= offset_us, "no unit is younger than the baseline");
-                prop_assert!(baseline >= lowest_within(WINDOW_US), "nothing older than the window counts");
                 prop_assert!(baseline <= lowest_within(WINDOW_US - STEP_US), "nothing in the window is forgotten");
+                let before_us = before.replace(baseline).unwrap_or(baseline);
+                prop_assert!(baseline <= before_us + step_us * DRIFT_PPM / 1_000_000 + 3, "it rose by more than drift");
+                prop_assert!(baseline >= before_us.min(lowest_within(WINDOW_US)), "it fell for nothing");
                 prop_assert!(age.lowest.len() <= 602);
             }
         }

@@ -4,6 +4,7 @@
 //! waiting: times are arguments, microseconds on the relay's clock. Connectors are behind [`Subscriber`], whose
 //! methods return at once.
 
+mod lag;
 mod publisher;
 mod rivals;
 
@@ -14,7 +15,7 @@ use firstmile_shared::{
     takeover::{self, Arbiter, Look, Refusals, Why},
     tls::Spki,
     tunnel::{
-        control::{Claim, FeedReport, Takeover, TrackReport},
+        control::{Claim, FeedReport, Finding, ShowFormat, Takeover, TrackReport},
         unit::Unit,
     },
 };
@@ -48,6 +49,10 @@ pub(super) struct Feed {
     refused: Refusals<Claim>,
     /// What the connectors know.
     told: Claims,
+    /// Likewise, of the publisher that has the line.
+    told_findings: (u32, Vec<Finding>),
+    /// When something was last done about the lag of the publisher that has the line.
+    resynced_us: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -65,6 +70,7 @@ pub(super) struct Target {
     pub(super) line_name: String,
     pub(super) delay_ms: u32,
     pub(super) is_on_program: bool,
+    pub(super) show: Option<ShowFormat>,
     pub(super) outbox: Arc<dyn Subscriber>,
 }
 
@@ -95,6 +101,8 @@ impl Feed {
             arbiter: Arbiter::default(),
             refused: Refusals::default(),
             told: Claims::default(),
+            told_findings: Default::default(),
+            resynced_us: None,
         }
     }
 
@@ -265,13 +273,13 @@ impl Feed {
             return false;
         };
         let gone = self.publishers.remove(index);
-        self.left(&gone, reason, now_us);
+        self.left(&gone, reason, false, now_us);
         self.tell();
         true
     }
 
-    /// What follows when a publisher is not here any more.
-    fn left(&mut self, gone: &Publisher, reason: &str, now_us: i64) {
+    /// What follows when a publisher is not here any more. `returns`: it was sent away to come back at once.
+    fn left(&mut self, gone: &Publisher, reason: &str, returns: bool, now_us: i64) {
         if self.taken == Some(gone.number) {
             self.taken = None;
         }
@@ -290,7 +298,7 @@ impl Feed {
             return;
         }
         // It may be back before anybody misses it; who else has the key is not for the audience.
-        if self.arbiter.is_on_program(now_us) {
+        if returns || self.arbiter.is_on_program(now_us) {
             self.vacancy = Some(Vacancy {
                 look: gone.look.clone(),
                 last_media_us: gone.last_media_us,
@@ -321,10 +329,9 @@ impl Feed {
         elapsed_us: i64,
         now_us: i64,
     ) -> Vec<(u64, Arc<dyn Subscriber>, FeedReport)> {
-        let elapsed_us = u64::try_from(elapsed_us).unwrap_or(0);
         let line = self.line_names();
         for publisher in &mut self.publishers {
-            publisher.tick(elapsed_us);
+            publisher.tick(u64::try_from(elapsed_us).unwrap_or(0));
             let (studio, peer) = (&self.studio, publisher.peer);
             match publisher.stall_changed(now_us) {
                 Some(true) => warn!(
@@ -335,6 +342,8 @@ impl Feed {
                 None => {}
             }
         }
+        self.judge_lag(elapsed_us, now_us);
+        self.examine(now_us);
         self.refused.forget(now_us);
         if self.publishers.len() < 2 {
             self.arbiter.calm(now_us);
@@ -351,14 +360,39 @@ impl Feed {
                 let report = FeedReport {
                     line: target.line,
                     publisher: live.number,
-                    encoder_lag_ms: live.lag_ms(),
+                    encoder_lag_ms: live.lag_ms(now_us),
                     bitrate_bps: live.bitrate_bps,
                     stalled_ms: live.stalled_ms(now_us),
                     held,
+                    accepted_lag_ms: live.accepted_lag_ms(),
                 };
                 (target.subscription, target.outbox.clone(), report)
             })
             .collect()
+    }
+
+    /// Has every publisher examined, and tells the connectors what is news of the one that has the line.
+    fn examine(&mut self, now_us: i64) {
+        let show = self.targets.iter().find_map(|target| target.show);
+        let (names, delay_us) = (self.line_names(), self.delay_us());
+        for publisher in &mut self.publishers {
+            publisher.examine(&names, show, delay_us, now_us);
+        }
+        let Some(live) = self.live.and_then(|number| self.publisher(number)) else {
+            return;
+        };
+        let found = (live.number, live.findings.clone());
+        let is_news = if self.told_findings.0 == found.0 {
+            self.told_findings.1 != found.1
+        } else {
+            !found.1.is_empty()
+        };
+        if is_news {
+            for target in &self.targets {
+                (target.outbox).findings(target.line, found.0, found.1.clone());
+            }
+        }
+        self.told_findings = found;
     }
 
     pub(super) fn publishers(&self) -> &[Publisher] {
@@ -425,6 +459,10 @@ fn announce(target: &Target, live: &Publisher) {
     if !live.tracks.is_empty() {
         let tracks = live.tracks.clone();
         target.outbox.tracks(target.line, live.number, tracks);
+    }
+    if !live.findings.is_empty() {
+        let findings = live.findings.clone();
+        target.outbox.findings(target.line, live.number, findings);
     }
 }
 

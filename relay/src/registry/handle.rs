@@ -6,7 +6,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use firstmile_shared::{clock, media::AccessUnit, tunnel::control::TrackReport};
+use firstmile_shared::{
+    clock,
+    media::AccessUnit,
+    tunnel::control::{ShowFormat, TrackReport},
+};
 use tracing::info;
 
 use super::{
@@ -120,10 +124,27 @@ impl Subscription {
         }
     }
 
+    /// What the feeds of the session's studio should be like.
+    pub fn show(&self, format: ShowFormat) {
+        let mut table = self.registry.table();
+        if let Some(session) = table.subscriptions.get_mut(&self.id)
+            && session.show != Some(format)
+        {
+            session.show = Some(format);
+            self.registry.refresh(&table, &self.studio);
+        }
+    }
+
     /// The operator gives a line to a publisher, or lets one that was refused try again. `false`: there is none.
     pub fn take(&self, line: u32, publisher: u32) -> bool {
         let take = |feed: &mut Feed| feed.take(publisher, clock::now_us());
         self.registry.with_feed(self.id, line, take) == Some(true)
+    }
+
+    /// The operator wants the publisher that has the line to start anew. `false`: nobody has it.
+    pub fn resync(&self, line: u32) -> bool {
+        let resync = |feed: &mut Feed| feed.resync(clock::now_us());
+        self.registry.with_feed(self.id, line, resync) == Some(true)
     }
 
     /// The operator does not want a publisher. `false`: there is none.

@@ -1,8 +1,9 @@
 //! The registry's state as data: what `publishers --json` and `connectors --json` say (stable fields).
 
 use firstmile_shared::{
-    clock, date,
+    date,
     media::{Codec, MediaKind},
+    tunnel::control::Finding,
 };
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +31,11 @@ pub struct PublisherStatus {
     pub since: String,
     /// Whether its units go out.
     pub state: PublisherState,
-    /// Age at ingest of the newest unit, milliseconds.
+    /// Age at ingest of the newest unit, milliseconds; while nothing comes, what the next one will have at least.
     pub encoder_lag_ms: Option<u32>,
+    /// How much lag was accepted and is still in force: everything is shown that much later, milliseconds.
+    #[serde(default)]
+    pub accepted_lag_ms: u32,
     /// Bits per second of the last second.
     pub bitrate_bps: Option<u64>,
     /// For how long nothing has come, milliseconds, once that is more than two seconds; null while media come.
@@ -40,6 +44,9 @@ pub struct PublisherStatus {
     pub video_codec: Option<String>,
     /// "AAC".
     pub audio_codec: Option<String>,
+    /// What is wrong with it and what to set, the worst first.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
     /// The connected connectors that get it.
     pub delivered_to: Vec<DeliveredTo>,
 }
@@ -88,8 +95,7 @@ pub struct ConnectorStatus {
     pub rtt_ms: Option<f64>,
 }
 
-pub(super) fn publishers(table: &Table) -> Vec<PublisherStatus> {
-    let now_us = clock::now_us();
+pub(super) fn publishers(table: &Table, now_us: i64) -> Vec<PublisherStatus> {
     let mut all = Vec::new();
     for (grant, feed) in &table.feeds {
         let feed = lock(feed);
@@ -181,11 +187,13 @@ fn describe(publisher: &Publisher, now_us: i64) -> PublisherStatus {
         protocol: publisher.protocol.to_owned(),
         since: date::rfc3339(publisher.since_unix),
         state: PublisherState::Held,
-        encoder_lag_ms: publisher.lag_ms(),
+        encoder_lag_ms: publisher.lag_ms(now_us),
+        accepted_lag_ms: publisher.accepted_lag_ms(),
         bitrate_bps: publisher.bitrate_bps,
         stalled_ms: publisher.stalled_ms(now_us),
         video_codec: codec(publisher, MediaKind::Video),
         audio_codec: codec(publisher, MediaKind::Audio),
+        findings: publisher.findings.clone(),
         delivered_to: Vec::new(),
     }
 }

@@ -75,6 +75,10 @@ impl Subscriber for Notebook {
             }
         }
     }
+    fn findings(&self, line: u32, _publisher: u32, findings: Vec<Finding>) {
+        let codes: Vec<_> = findings.iter().map(|f| f.code.as_str()).collect();
+        self.write(format!("line {line} has [{}]", codes.join(", ")));
+    }
     fn draining(&self) {
         self.write("draining".to_owned());
     }
@@ -628,6 +632,7 @@ async fn once_a_second_the_studio_hears_how_its_feeds_are() {
             "studio": "truck1", "line": "Camera 1", "peer": "203.0.113.7:50000", "encoder": "phone 7",
             "protocol": "rtmp", "since": since, "state": "live", "encoder_lag_ms": 250, "bitrate_bps": 16000,
             "stalled_ms": null, "video_codec": "H.264", "audio_codec": null,
+            "accepted_lag_ms": 0, "findings": [],
             "delivered_to": [{"connector": "010101010101", "line": "Camera 1", "transport": "quic"}],
         })
     );

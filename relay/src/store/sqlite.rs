@@ -4,7 +4,11 @@
 
 use std::path::Path;
 
-use firstmile_shared::{secret::KeyHash, tls::Spki, tunnel::control::Takeover};
+use firstmile_shared::{
+    secret::KeyHash,
+    tls::Spki,
+    tunnel::control::{LagPolicy, Takeover},
+};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::{
@@ -350,7 +354,7 @@ fn connectors(
 fn lines(transaction: &Transaction<'_>, connector: Spki) -> Result<Vec<Line>, StoreError> {
     let mut statement = transaction
         .prepare_cached(
-            "SELECT line, name, key_hash, enabled, delay_ms, takeover FROM lines
+            "SELECT line, name, key_hash, enabled, delay_ms, takeover, lag, max_lag_ms FROM lines
              WHERE connector = ?1 ORDER BY line",
         )
         .map_err(failed)?;
@@ -365,6 +369,7 @@ fn lines(transaction: &Transaction<'_>, connector: Spki) -> Result<Vec<Line>, St
 fn read_line(row: &Row<'_>) -> Result<Line, StoreError> {
     let key: String = row.get(2).map_err(failed)?;
     let takeover: String = row.get(5).map_err(failed)?;
+    let lag: String = row.get(6).map_err(failed)?;
     Ok(Line {
         line: row.get(0).map_err(failed)?,
         name: row.get(1).map_err(failed)?,
@@ -376,6 +381,12 @@ fn read_line(row: &Row<'_>) -> Result<Line, StoreError> {
             .find(|(_, text)| *text == takeover)
             .map(|(takeover, _)| takeover)
             .ok_or(StoreError::Corrupt("a takeover policy"))?,
+        lag: LAGS
+            .into_iter()
+            .find(|(_, text)| *text == lag)
+            .map(|(lag, _)| lag)
+            .ok_or(StoreError::Corrupt("a lag policy"))?,
+        max_lag_ms: row.get(7).map_err(failed)?,
     })
 }
 
@@ -388,10 +399,14 @@ fn insert_line(
         .into_iter()
         .find(|(takeover, _)| *takeover == line.takeover)
         .map_or("smart", |(_, text)| text);
+    let lag = LAGS
+        .into_iter()
+        .find(|(lag, _)| *lag == line.lag)
+        .map_or("reconnect", |(_, text)| text);
     transaction
         .prepare_cached(
-            "INSERT INTO lines (connector, line, name, key_hash, enabled, delay_ms, takeover)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO lines (connector, line, name, key_hash, enabled, delay_ms, takeover, lag, max_lag_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )
         .and_then(|mut statement| {
             statement.execute(params![
@@ -401,7 +416,9 @@ fn insert_line(
                 line.key.to_hex(),
                 line.enabled,
                 line.delay_ms,
-                takeover
+                takeover,
+                lag,
+                line.max_lag_ms
             ])
         })
         .map_err(failed)?;
@@ -420,6 +437,11 @@ const TAKEOVERS: [(Takeover, &str); 3] = [
     (Takeover::Smart, "smart"),
     (Takeover::Always, "always"),
     (Takeover::Never, "never"),
+];
+
+const LAGS: [(LagPolicy, &str); 2] = [
+    (LagPolicy::Reconnect, "reconnect"),
+    (LagPolicy::Accept, "accept"),
 ];
 
 /// Thirty days: an expired token is told from an unknown one while somebody may still hold it.
@@ -468,6 +490,10 @@ CREATE TABLE lines (
 ",
     "
 ALTER TABLE tokens ADD COLUMN made_by BLOB;
+",
+    "
+ALTER TABLE lines ADD COLUMN lag TEXT NOT NULL DEFAULT 'reconnect';
+ALTER TABLE lines ADD COLUMN max_lag_ms INTEGER NOT NULL DEFAULT 3000;
 ",
 ];
 

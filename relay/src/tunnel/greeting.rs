@@ -199,6 +199,8 @@ async fn talk(
             | FromConnector::Take { .. }
             | FromConnector::Play { .. }
             | FromConnector::Refuse { .. }
+            | FromConnector::Resync { .. }
+            | FromConnector::Show { .. }
             | FromConnector::Invite {} => {}
         }
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use firstmile_shared::{
     clock,
     tunnel::{
-        control::{self, FeedReport, FromRelay, LINES_MAX, TrackReport},
+        control::{self, FeedReport, Finding, FromRelay, LINES_MAX, TrackReport},
         scheduler::{Limits, Scheduler, Totals},
         unit::Unit,
     },
@@ -39,6 +39,8 @@ pub(super) struct Queues {
     claims: BTreeMap<u32, Claims>,
     /// By line: the publisher and its tracks, likewise.
     tracks: BTreeMap<u32, (u32, Vec<TrackReport>)>,
+    /// Likewise, with the publisher that they are about.
+    findings: BTreeMap<u32, (u32, Vec<Finding>)>,
     lost_percent: Option<f64>,
     has_overflown: bool,
 }
@@ -53,6 +55,7 @@ impl Outbox {
                 report: None,
                 claims: BTreeMap::new(),
                 tracks: BTreeMap::new(),
+                findings: BTreeMap::new(),
                 lost_percent: None,
                 has_overflown: false,
             }),
@@ -112,6 +115,12 @@ impl Outbox {
     /// What a publisher sends.
     pub fn tracks(&self, line: u32, publisher: u32, tracks: Vec<TrackReport>) {
         self.queues().tracks.insert(line, (publisher, tracks));
+        self.notify.notify_one();
+    }
+
+    /// What is wrong with the feed of a line.
+    pub fn findings(&self, line: u32, publisher: u32, findings: Vec<Finding>) {
+        self.queues().findings.insert(line, (publisher, findings));
         self.notify.notify_one();
     }
 
@@ -188,6 +197,10 @@ impl Subscriber for Outbox {
         self.report(feeds);
     }
 
+    fn findings(&self, line: u32, publisher: u32, findings: Vec<Finding>) {
+        self.findings(line, publisher, findings);
+    }
+
     fn draining(&self) {
         self.draining();
     }
@@ -223,6 +236,13 @@ impl Queues {
                 line,
                 publisher,
                 tracks,
+            }));
+        }
+        if let Some((line, (publisher, findings))) = self.findings.pop_first() {
+            return Some(control::encode(&FromRelay::Findings {
+                line,
+                publisher,
+                findings,
             }));
         }
         let feeds = self.report.take()?;
@@ -273,6 +293,7 @@ mod tests {
                 bitrate_bps: Some(bitrate),
                 stalled_ms: None,
                 held: 0,
+                accepted_lag_ms: 0,
             }]);
         }
         let mut queues = outbox.queues();

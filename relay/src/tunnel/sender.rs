@@ -366,6 +366,7 @@ impl Sender {
                     DropReason::NeedsKeyframe,
                     totals.needs_keyframe - before.needs_keyframe,
                 ),
+                (DropReason::Behind, totals.behind - before.behind),
             ] {
                 self.metrics.dropped(Dropped::Scheduler(reason), units);
             }

@@ -283,6 +283,16 @@ impl Session<'_> {
                 }
                 None
             }
+            FromConnector::Resync { line } => {
+                if !self.subscription.resync(line) {
+                    debug!(line, "it wants an encoder to start again that is not here");
+                }
+                None
+            }
+            FromConnector::Show { format } => {
+                self.subscription.show(format);
+                None
+            }
             FromConnector::Refuse { line, publisher } => {
                 if !self.subscription.refuse(line, publisher) {
                     debug!(line, publisher, "it refuses a publisher that is not here");

@@ -13,8 +13,8 @@ use firstmile_shared::{
         clock::{Ping, Pong},
         close::Reset,
         control::{
-            self, Decoder, FromConnector, FromRelay, LineDeclaration, MESSAGE_LEN_MAX, Received,
-            Takeover,
+            self, Decoder, FromConnector, FromRelay, LagPolicy, LineDeclaration, MESSAGE_LEN_MAX,
+            Received, Takeover,
         },
         unit::{HEADER_LEN, STREAM_LEN_MAX, Unit},
     },
@@ -112,6 +112,8 @@ impl Relay {
                 enabled: true,
                 delay_ms,
                 takeover: Takeover::Smart,
+                lag: LagPolicy::Reconnect,
+                max_lag_ms: 3_000,
             }],
         })
         .await;
@@ -388,8 +390,8 @@ async fn the_operator_of_a_studio_hears_of_a_second_encoder_and_decides() {
     let mut second = relay.publish();
     let sending = async {
         for n in 0.. {
-            first.deliver(picture(n, true, 1_000), clock::now_us());
-            second.deliver(picture(n, true, 1_000), clock::now_us());
+            first.deliver(picture(2 * n, true, 1_000), clock::now_us());
+            second.deliver(picture(2 * n, true, 1_000), clock::now_us());
             time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -520,8 +522,8 @@ async fn a_unit_that_gets_late_on_its_way_is_reset_and_reported() {
         panic!("not reported");
     };
     assert_eq!((from_seq, to_seq, video, audio), (1, 1, 1, 0));
-    publication.deliver(picture(3, false, 500), clock::now_us());
-    publication.deliver(picture(4, true, 500), clock::now_us());
+    publication.deliver(picture(30, false, 500), clock::now_us());
+    publication.deliver(picture(31, true, 500), clock::now_us());
     let next = studio.unit().await;
     assert_eq!(
         (next.publisher, next.seq),

@@ -85,6 +85,18 @@ pub enum FromConnector {
         /// The number of the audio track.
         audio: u8,
     },
+    /// The operator wants the encoder that has this line to start anew: its connection is closed, so that it comes
+    /// back at live.
+    Resync {
+        /// The connector's line number.
+        line: u32,
+    },
+    /// What the studio's feeds should be like, for the findings. Said after the welcome if it is set, and forgotten
+    /// with the connection.
+    Show {
+        /// The studio's show format.
+        format: ShowFormat,
+    },
     /// Asks for a join token of this connector's studio, for another machine of it. Answer: `invited` or
     /// `not_invited`, in the order of the questions.
     Invite {},
@@ -112,6 +124,55 @@ pub struct LineDeclaration {
     /// Who wins when a second encoder uses the key: `smart`, `always` or `never`.
     #[serde(default)]
     pub takeover: Takeover,
+    /// What becomes of an encoder that falls behind: `reconnect` or `accept`.
+    #[serde(default, skip_serializing_if = "LagPolicy::is_default")]
+    pub lag: LagPolicy,
+    /// The encoder lag above which that happens, milliseconds.
+    #[serde(default = "max_lag_ms", skip_serializing_if = "is_max_lag_default")]
+    pub max_lag_ms: u32,
+}
+
+/// The encoder lag above which something is done about it, when nobody said otherwise: milliseconds.
+pub const MAX_LAG_MS: u32 = 3_000;
+
+const fn max_lag_ms() -> u32 {
+    MAX_LAG_MS
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_max_lag_default(ms: &u32) -> bool {
+    *ms == MAX_LAG_MS
+}
+
+/// What becomes of an encoder that is further behind than its line allows and does not catch up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LagPolicy {
+    /// Its connection is closed, so that it starts again at live.
+    #[default]
+    Reconnect,
+    /// Its pictures are shown that much later from then on.
+    Accept,
+}
+
+impl LagPolicy {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What the feeds of a show should be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShowFormat {
+    /// Pixels.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Fields instead of frames.
+    #[serde(default)]
+    pub interlaced: bool,
+    /// Frames (fields when interlaced) per so many seconds: 30000 and 1001.
+    pub rate: (u32, u32),
 }
 
 /// What happens when a second encoder uses a key that is in use.
@@ -223,6 +284,16 @@ pub enum FromRelay {
         /// In the order in which they came.
         tracks: Vec<TrackReport>,
     },
+    /// What is wrong with the feed of a line, and whose side it is. Said when it changes; nothing is before it was
+    /// said, and nothing when another publisher has the line.
+    Findings {
+        /// The connector's line number.
+        line: u32,
+        /// The publisher's number.
+        publisher: u32,
+        /// The worst first; at most [`FINDINGS_MAX`].
+        findings: Vec<Finding>,
+    },
     /// Units that were dropped on purpose, in the order of `seq`: do not wait for them.
     Dropped {
         /// The connector's line number.
@@ -238,7 +309,7 @@ pub enum FromRelay {
         /// How many of them were audio. If 0, no sound in the range was dropped and every picture was; and the
         /// other way round if `video` is 0. If neither is 0, units of the range may have been sent.
         audio: u32,
-        /// `late`, `full` or `needs_keyframe`.
+        /// `late`, `full`, `needs_keyframe` or `behind`.
         reason: DropReason,
     },
     /// A join token for one more connector of the studio.
@@ -301,6 +372,9 @@ pub struct FeedReport {
     /// Publishers that hold the same key and are not shown.
     #[serde(default)]
     pub held: u32,
+    /// How much later than at first everything of it is shown because its lag was accepted, milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub accepted_lag_ms: u32,
 }
 
 /// One track of a publisher.
@@ -325,6 +399,43 @@ const fn carried() -> bool {
 const fn is_carried(carried: &bool) -> bool {
     *carried
 }
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
+/// Something about a feed that a person should change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What it is, for programs: "keyframe_interval".
+    pub code: String,
+    /// How bad it is.
+    pub severity: FindingSeverity,
+    /// Where it has to be changed: "encoder" or "uplink".
+    pub side: String,
+    /// One sentence: what is wrong and what to set. Names that strangers gave may be in it: escape it wherever it is
+    /// shown.
+    pub text: String,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingSeverity {
+    /// The feed can't be shown as it is.
+    Error,
+    /// It will be seen or heard on air, or keeps a fault longer than need be.
+    Warning,
+    /// It could be better, or is a later version's word.
+    #[serde(other)]
+    Note,
+}
+
+/// Most findings of one feed; the least are left out.
+pub const FINDINGS_MAX: usize = 12;
+
+/// Most characters of a finding's text.
+pub const FINDING_TEXT_MAX: usize = 240;
 
 /// An encoder that has a line's key and not the line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -350,6 +461,11 @@ pub enum DropReason {
     Full,
     /// It refers to a unit that was dropped.
     NeedsKeyframe,
+    /// Its encoder is behind: it was too old to be shown when it came in.
+    Behind,
+    /// A later version's reason.
+    #[serde(other)]
+    Other,
 }
 
 /// One message off the wire.
@@ -472,6 +588,9 @@ const KNOWN_TYPES: &[&str] = &[
     "take",
     "refuse",
     "play",
+    "resync",
+    "show",
+    "invite",
     "bye",
     "enrolled",
     "welcome",
@@ -482,7 +601,10 @@ const KNOWN_TYPES: &[&str] = &[
     "feed_status",
     "claims",
     "tracks",
+    "findings",
     "dropped",
+    "invited",
+    "not_invited",
     "draining",
 ];
 

@@ -7,7 +7,10 @@ use super::{
     ALPN, VERSION,
     clock::{HEARTBEAT, Ping, Pong, WINDOW_US},
     close::{Close, Reset},
-    control::{FromConnector, FromRelay, LINES_MAX, MESSAGE_LEN_MAX, MESSAGE_LEN_MAX_UNKNOWN},
+    control::{
+        FINDING_TEXT_MAX, FINDINGS_MAX, FromConnector, FromRelay, LINES_MAX, MAX_LAG_MS,
+        MESSAGE_LEN_MAX, MESSAGE_LEN_MAX_UNKNOWN, ShowFormat,
+    },
     scheduler::LATE_MARGIN_US,
     unit::{CONFIG_LEN_MAX, HEADER_LEN, PAYLOAD_LEN_MAX, Unit},
 };
@@ -84,6 +87,9 @@ fn names_and_limits_are_those_of_the_code() {
         format!("{} s without a packet", IDLE_TIMEOUT.as_secs()),
         format!("D + {} ms", LATE_MARGIN_US / 1000),
         format!("at least {STREAMS_MIN} streams"),
+        format!("`max_lag_ms` (without it {MAX_LAG_MS})"),
+        format!("at most {FINDINGS_MAX}, the worst first"),
+        format!("at most {FINDING_TEXT_MAX} characters"),
         format!("{} when it is late", Reset::Late as u32),
         format!("{} when its feed ended", Reset::FeedEnded as u32),
         format!("sent nothing for {} ms. One", takeover::SILENT_US / 1000),
@@ -236,6 +242,15 @@ fn control_messages_are_those_of_the_code() {
             video: 0,
             audio: 0,
         },
+        FromConnector::Resync { line: 0 },
+        FromConnector::Show {
+            format: ShowFormat {
+                width: 1920,
+                height: 1080,
+                interlaced: false,
+                rate: (25, 1),
+            },
+        },
         FromConnector::Invite {},
         FromConnector::Bye {
             reason: String::new(),
@@ -294,6 +309,11 @@ fn from_relay() -> Vec<FromRelay> {
             line: 0,
             publisher: 0,
             tracks: vec![],
+        },
+        FromRelay::Findings {
+            line: 0,
+            publisher: 0,
+            findings: vec![],
         },
         FromRelay::Dropped {
             line: 0,

@@ -8,6 +8,8 @@
 //! - **Spare**: tracks that are not played, and data, go last like pictures that no other needs, and are dropped first.
 //! - **Late**: what is not a reference goes out until its age is the studio delay D, everything else until
 //!   D + 500 ms, a line's newest keyframe whatever its age.
+//! - **Behind**: a unit whose age was over D when it came in is not sent; its encoder is behind. Pictures go on at the
+//!   first keyframe that is younger.
 //! - **Decodable**: after a reference is lost to this queue, nothing of its GOP goes out until the next keyframe.
 //! - **Bounds**: bytes and units per line, bytes in total. Over a bound go, oldest first: what is not a reference, then the rest
 //!   of the oldest GOP, then the newest keyframe, sound last; and from the line that holds the most.

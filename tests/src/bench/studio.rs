@@ -12,8 +12,8 @@ use firstmile_shared::{
     tunnel::{
         VERSION,
         control::{
-            self, Decoder, FromConnector, FromRelay, LineDeclaration, MESSAGE_LEN_MAX, Received,
-            Takeover, TrackReport,
+            self, Decoder, FromConnector, FromRelay, LagPolicy, LineDeclaration, MESSAGE_LEN_MAX,
+            Received, Takeover, TrackReport,
         },
         unit::{STREAM_LEN_MAX, Unit},
     },
@@ -91,6 +91,8 @@ impl Studio {
                 enabled: true,
                 delay_ms,
                 takeover: Takeover::default(),
+                lag: LagPolicy::Reconnect,
+                max_lag_ms: 3_000,
             })
             .collect();
         self.control

@@ -30,6 +30,10 @@ pub struct EncoderSettings {
     pub seconds: Option<u32>,
     /// Goes into every stamp.
     pub source: u8,
+    /// Bits a second of the picture, always; `None`: what it takes, up to 3 Mbit/s.
+    pub constant_bps: Option<u32>,
+    /// It keeps what its uplink does not carry, as phones do; else its camera has to wait.
+    pub holds_back: bool,
 }
 
 impl Default for EncoderSettings {
@@ -41,6 +45,8 @@ impl Default for EncoderSettings {
             gop: 30,
             seconds: None,
             source: 1,
+            constant_bps: None,
+            holds_back: false,
         }
     }
 }
@@ -115,9 +121,10 @@ impl Encoder {
             ])
             .args(["-bf", &settings.b_pictures.to_string()])
             .args(["-g", &settings.gop.to_string(), "-sc_threshold", "0"])
-            .args(["-b:v", "3M", "-maxrate", "3M", "-bufsize", "1M"])
+            .args(rate_arguments(settings))
             .args(["-c:a", "aac", "-b:a", "128k"])
-            .args(["-f", "flv", "-flvflags", "no_duration_filesize", url])
+            .args(output_arguments(settings))
+            .arg(url)
             .stdin(pictures)
             .stdout(Stdio::null())
             .stderr(errors)
@@ -189,6 +196,27 @@ impl Encoder {
     pub fn log(&self) -> anyhow::Result<String> {
         Ok(String::from_utf8_lossy(&fs::read(&self.log)?).into_owned())
     }
+}
+
+fn rate_arguments(settings: &EncoderSettings) -> Vec<String> {
+    let arguments = match settings.constant_bps {
+        None => "-b:v 3M -maxrate 3M -bufsize 1M".to_owned(),
+        // A keyframe takes no longer than a tenth of a second on its way.
+        Some(bps) => format!(
+            "-b:v {bps} -minrate {bps} -maxrate {bps} -bufsize {} -x264-params nal-hrd=cbr",
+            bps / 10
+        ),
+    };
+    arguments.split(' ').map(str::to_owned).collect()
+}
+
+fn output_arguments(settings: &EncoderSettings) -> std::str::Split<'static, char> {
+    if settings.holds_back {
+        "-flags +global_header -f fifo -fifo_format flv -queue_size 50000 -format_opts flvflags=no_duration_filesize"
+    } else {
+        "-f flv -flvflags no_duration_filesize"
+    }
+    .split(' ')
 }
 
 impl Drop for Encoder {

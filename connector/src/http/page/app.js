@@ -175,6 +175,7 @@ function showLine(card, line) {
   setText(card.find(".word"), WORDS[line.state] ?? line.state);
   setText(card.find(".reason"), line.reason ?? "");
   showRivals(card, line);
+  showFindings(card, line);
   const tally = (line.outputs ?? []).map((output) => output.tally);
   const on = tally.includes("program") ? "program" : tally.includes("preview") ? "preview" : null;
   const mark = card.find(".tally");
@@ -183,6 +184,7 @@ function showLine(card, line) {
   if (on) { mark.dataset.tally = on; setText(mark, on === "program" ? "PGM" : "PVW"); }
   showFacts(card.find(".facts"), facts(line));
   setText(card.find(".output"), (line.outputs ?? []).map(outputText).join(" · "));
+  card.find(".resync").hidden = !line.encoder || line.state === "off";
   setText(card.find(".switch"), line.state === "off" ? "Switch on" : "Switch off");
 }
 
@@ -217,6 +219,19 @@ function showRivals(card, line) {
   box.replaceChildren(...frozen, ...asked, ...sent);
 }
 
+/** What is wrong with the feed and what to set: in the operator's words, each with how bad it is. */
+function showFindings(card, line) {
+  const box = card.find(".findings"), found = line.state === "off" ? [] : line.findings ?? [];
+  const key = JSON.stringify(found);
+  if (box.dataset.key === key) return;
+  box.dataset.key = key;
+  box.replaceChildren(...found.map((finding) => {
+    const item = element("li", "", sentence(finding.text));
+    item.dataset.severity = finding.severity;
+    return item;
+  }));
+}
+
 function showEvents(events) {
   const list = byId("event-list"), shown = events.slice(-EVENTS_SHOWN).reverse();
   byId("events").hidden = shown.length === 0;
@@ -241,13 +256,14 @@ function facts(line) {
   }
   if (line.state === "live") {
     if (line.bitrate_bps != null) list.push(["Bitrate", `${number(line.bitrate_bps / 1e6, 1)} Mbit/s`]);
-    if (line.encoder_lag_ms != null) list.push(["Encoder lag", `${line.encoder_lag_ms} ms`, line.encoder_lag_ms > 500]);
     if (audio?.codec) list.push(["Sound", `${audio.codec}${audio.sample_rate ? ` · ${number(audio.sample_rate / 1000, 1)} kHz` : ""}`]);
     if (line.av_offset_ms != null) {
       const off = Math.round(line.av_offset_ms);
       list.push(["Sound to picture", off === 0 ? "together" : `${Math.abs(off)} ms ${off > 0 ? "later" : "earlier"}`, Math.abs(off) > 60]);
     }
   }
+  if (line.encoder_lag_ms != null && line.state !== "off") list.push(["Encoder lag", `${line.encoder_lag_ms} ms`, line.encoder_lag_ms > line.delay_ms / 2]);
+  if (line.accepted_lag_ms) list.push(["Shown later by", `${line.accepted_lag_ms} ms`, true]);
   const missed = (video?.late_total ?? 0) + (video?.dropped_total ?? 0) + (video?.lost_total ?? 0);
   if (missed) list.push(["Pictures missed", `${missed} of ${video.units_total}`]);
   if (line.state === "live" && line.encoder) list.push(["Encoder", line.encoder, false, true]);
@@ -286,6 +302,9 @@ function newCard(id) {
     if (off || card.line.state === "waiting") act(event.currentTarget, root, change);
     else confirm(card, "Its feed ends and its NDI source disappears until the line is switched on again.", "Switch the line off", change);
   });
+  card.find(".resync").addEventListener("click", () =>
+    confirm(card, "Its encoder is disconnected and dials again, at live; the last picture stays for the second or two that it takes.", "Start the encoder again",
+      () => call("POST", `${path}/resync`)));
   card.find(".remove").addEventListener("click", () =>
     confirm(card, "Its NDI source and its key are gone for good. The other lines are not touched.", "Remove the line", () => call("DELETE", path)));
   card.find(".no").addEventListener("click", () => { card.find(".confirm").hidden = true; });

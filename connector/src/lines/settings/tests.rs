@@ -10,8 +10,9 @@ fn every_key_takes_what_an_operator_types() {
         ("delay", "safe", "safe"),
         ("delay", "750", "750"),
         ("delay", " 750ms ", "750"),
-        ("lag", "auto", "auto"),
-        ("lag", "1200", "1200"),
+        ("lag", "reconnect", "reconnect"),
+        ("lag", "accept", "accept"),
+        ("max_lag", "1200ms", "1200"),
         ("format", "auto", "auto"),
         ("format", "1080p25", "1080p25"),
         ("format", "1920x1080i50", "1080i50"),
@@ -45,8 +46,8 @@ fn what_is_wrong_is_named_with_its_value_and_what_would_be_right() {
         (
             "dealy",
             "fast",
-            "unknown setting \"dealy\"; the settings of a line are delay, lag, format, decoder, hold, slate, \
-             audio_trim_ms, takeover, track, record",
+            "unknown setting \"dealy\"; the settings of a line are delay, lag, max_lag, format, decoder, hold, \
+             slate, audio_trim_ms, takeover, track, record",
         ),
         (
             "delay",
@@ -57,6 +58,12 @@ fn what_is_wrong_is_named_with_its_value_and_what_would_be_right() {
             "delay",
             "30001",
             "delay = \"30001\" is not studio, fast, normal, safe, rough, or 0 to 30000 milliseconds",
+        ),
+        ("lag", "1200", "lag = \"1200\" is not reconnect or accept"),
+        (
+            "max_lag",
+            "499",
+            "max_lag = \"499\" is not 500 to 30000 milliseconds",
         ),
         (
             "decoder",

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use firstmile_shared::{
     takeover::Why,
-    tunnel::control::{FeedReport, FromConnector, FromRelay, LINES_MAX},
+    text,
+    tunnel::control::{
+        FINDING_TEXT_MAX, FINDINGS_MAX, FeedReport, Finding, FromConnector, FromRelay, LINES_MAX,
+    },
 };
 use tracing::{debug, warn};
 
@@ -61,7 +64,7 @@ impl Session<'_> {
             } => {
                 status.update(|snapshot| snapshot.lost_percent = lost_percent);
                 for feed in feeds {
-                    self.report(&feed);
+                    self.report(&feed, status);
                 }
             }
             FromRelay::Dropped {
@@ -117,6 +120,11 @@ impl Session<'_> {
                 let claims = Claims::new(held, refused, frozen);
                 self.claimed(line, &claims, status);
             }
+            FromRelay::Findings {
+                line,
+                publisher,
+                findings,
+            } => self.found(line, publisher, findings, status),
             FromRelay::Draining {} => {
                 remark(
                     status,
@@ -147,19 +155,52 @@ impl Session<'_> {
         }
     }
 
-    pub(super) fn report(&self, feed: &FeedReport) {
+    pub(super) fn report(&mut self, feed: &FeedReport, status: &Status) {
         if !self.feeds.contains(&(feed.line, feed.publisher)) {
             return;
         }
-        if let Some(handle) = self.lines.handle(feed.line) {
-            handle.report(feed.publisher, feed.encoder_lag_ms, feed.bitrate_bps);
-            handle.report_stall(feed.publisher, feed.stalled_ms);
+        let Some(handle) = self.lines.handle(feed.line) else {
+            return;
+        };
+        handle.report(feed);
+        handle.report_stall(feed.publisher, feed.stalled_ms);
+        let accepted_ms = feed.accepted_lag_ms;
+        let before_ms = self.accepted.insert(feed.line, accepted_ms).unwrap_or(0);
+        if accepted_ms > before_ms {
+            let text = format!(
+                "the encoder did not catch up, and its lag was accepted: everything of it is shown {} later than before",
+                seconds(accepted_ms - before_ms)
+            );
+            warn!(line = self.name(feed.line), "{text}");
+            self.note(feed.line, Kind::LagAccepted, text, status);
         }
+    }
+
+    /// The relay says what is wrong with a feed.
+    pub(super) fn found(&self, line: u32, publisher: u32, findings: Vec<Finding>, status: &Status) {
+        if !self.feeds.contains(&(line, publisher)) {
+            return;
+        }
+        let findings: Vec<_> = (findings.into_iter().take(FINDINGS_MAX))
+            .map(|finding| Finding {
+                code: printable(&finding.code),
+                side: printable(&finding.side),
+                text: (finding.text.chars())
+                    .filter(|c| !text::is_deceptive(*c))
+                    .take(FINDING_TEXT_MAX)
+                    .collect(),
+                ..finding
+            })
+            .collect();
+        status.update(|snapshot| {
+            snapshot.findings.insert(line, findings);
+        });
     }
 
     pub(super) fn feed_started(&mut self, line: u32, feed: FeedInfo, status: &Status) {
         // One for each line, and only lines that there are: a relay can name any number.
         self.feeds.retain(|(of, _)| *of != line);
+        self.forget(line, status);
         let Some(handle) = self.lines.handle(line) else {
             return;
         };
@@ -187,7 +228,9 @@ impl Session<'_> {
         reason: String,
         status: &Status,
     ) {
-        self.feeds.remove(&(line, publisher));
+        if self.feeds.remove(&(line, publisher)) {
+            self.forget(line, status);
+        }
         let Some(handle) = self.lines.handle(line) else {
             return;
         };
@@ -205,6 +248,14 @@ impl Session<'_> {
             }
         }
         handle.feed_ended(publisher, reason);
+    }
+
+    /// What was said of the publisher before is not said of the next.
+    fn forget(&mut self, line: u32, status: &Status) {
+        self.accepted.remove(&line);
+        status.update(|snapshot| {
+            snapshot.findings.remove(&line);
+        });
     }
 
     /// The relay says who else uses a line's key.
@@ -283,6 +334,11 @@ impl Session<'_> {
             self.told = now;
         }
     }
+}
+
+/// "4.8 s".
+fn seconds(ms: u32) -> String {
+    format!("{:.1} s", f64::from(ms) / 1000.0)
 }
 
 /// Shows what the relay remarks, nothing if empty; logs it once, however often it is said.

@@ -8,12 +8,19 @@ use std::{
 use firstmile_shared::{
     media::{AccessUnit, Codec, MediaKind},
     takeover::{ASK_AFTER_US, Challenger, Incumbent, Look},
-    tunnel::control::{Claim, TrackReport},
+    tunnel::control::{Claim, Finding, ShowFormat, TrackReport},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Ending, PublishRequest, age::Age};
-use crate::auth::printable;
+use super::super::{
+    Ending, PublishRequest,
+    age::Age,
+    lag::{Act, Lag, Rules},
+};
+use crate::{
+    auth::printable,
+    doctor::{Case, Doctor},
+};
 
 /// An encoder's connection.
 #[derive(Debug)]
@@ -35,6 +42,12 @@ pub(in crate::registry) struct Publisher {
     pub(in crate::registry) bitrate_bps: Option<u64>,
     age: Age,
     baseline_us: Option<i64>,
+    doctor: Doctor,
+    /// What is wrong with it, as of the last second.
+    pub(in crate::registry) findings: Vec<Finding>,
+    lag: Lag,
+    /// The youngest unit since the last tick.
+    least_lag_us: Option<i64>,
     /// Counts the units that were for connectors.
     seq: u64,
     came_us: i64,
@@ -119,6 +132,10 @@ impl Publisher {
             bitrate_bps: None,
             age: Age::default(),
             baseline_us: None,
+            doctor: Doctor::default(),
+            findings: Vec::new(),
+            lag: Lag::default(),
+            least_lag_us: None,
             seq: 0,
             came_us: now_us,
             last_media_us: now_us,
@@ -159,9 +176,28 @@ impl Publisher {
         self.description = Some(encoder);
     }
 
-    pub(in crate::registry) fn lag_ms(&self) -> Option<u32> {
-        self.lag_us
-            .map(|us| u32::try_from(us / 1000).unwrap_or(u32::MAX))
+    /// Age at ingest of the newest unit; while nothing comes, what the next one will have at least.
+    pub(in crate::registry) fn lag_ms(&self, now_us: i64) -> Option<u32> {
+        let silent_us = self.silent_us(now_us);
+        let waits_us = if silent_us > PAUSE_US { silent_us } else { 0 };
+        self.lag_us.map(|us| ms(us.saturating_add(waits_us)))
+    }
+
+    /// How much lag was accepted and is still in force.
+    pub(in crate::registry) fn accepted_lag_ms(&self) -> u32 {
+        ms(self.age.accepted_us())
+    }
+
+    /// Lives with a lag from now on.
+    pub(super) fn accept(&mut self, lag_us: i64) {
+        self.age.accept(lag_us);
+        self.lag_us = self.lag_us.map(|us| us.saturating_sub(lag_us).max(0));
+        self.lag.acted();
+    }
+
+    /// What is to be done about the lag of the last `elapsed_us`.
+    pub(super) fn judge_lag(&mut self, elapsed_us: i64, rules: Rules) -> Option<Act> {
+        self.lag.second(self.least_lag_us.take(), elapsed_us, rules)
     }
 
     /// Measures a unit; the answer is the baseline.
@@ -178,6 +214,8 @@ impl Publisher {
             .saturating_sub(baseline_us);
         self.baseline_us = Some(baseline_us);
         self.lag_us = Some(lag_us.max(0));
+        self.least_lag_us = Some(self.least_lag_us.map_or(lag_us, |least| least.min(lag_us)));
+        self.doctor.observe(unit, now_us, lag_us);
         self.last_media_us = now_us;
         self.bytes_since_tick += unit.payload.len() as u64;
         match unit.kind() {
@@ -192,6 +230,23 @@ impl Publisher {
     pub(super) fn tick(&mut self, elapsed_us: u64) {
         let bits = std::mem::take(&mut self.bytes_since_tick).saturating_mul(8);
         self.bitrate_bps = Some(bits.saturating_mul(1_000_000) / elapsed_us.max(1));
+    }
+
+    /// Has it examined: once a second.
+    pub(super) fn examine(
+        &mut self,
+        line: &str,
+        show: Option<ShowFormat>,
+        delay_us: i64,
+        now_us: i64,
+    ) {
+        let case = Case {
+            line,
+            agent: self.description.as_deref().unwrap_or(&self.look.agent),
+            show,
+            delay_us,
+        };
+        self.findings = self.doctor.examine(&case, now_us);
     }
 
     pub(super) fn next_seq(&mut self) -> u64 {
@@ -313,6 +368,12 @@ pub(in crate::registry) fn codec_name(tracks: &[TrackReport], kind: MediaKind) -
         .or_else(|| named.next())
         .map(|track| track.codec.as_str())
 }
+fn ms(us: i64) -> u32 {
+    u32::try_from(us / 1000).unwrap_or(u32::MAX)
+}
+
+/// An encoder that sends is silent for one picture; what lasts longer than two at 5 a second is a stalled uplink.
+const PAUSE_US: i64 = 400_000;
 
 /// Without anything for so long, an encoder has stopped or its uplink has: no GOP and no network makes such a pause.
 const STALLED_US: i64 = 2_000_000;

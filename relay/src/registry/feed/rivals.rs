@@ -142,7 +142,7 @@ impl Feed {
         self.refused.add(gone.look.clone(), claim, has_twin, now_us);
         self.arbiter.decided();
         gone.order(Ending::Refused);
-        self.left(&gone, Ending::Refused.reason(), now_us);
+        self.left(&gone, Ending::Refused.reason(), false, now_us);
         self.tell();
         true
     }

@@ -35,6 +35,8 @@ fn line(number: u32, key: &str) -> Line {
         enabled: true,
         delay_ms: 600,
         takeover: Takeover::Never,
+        lag: LagPolicy::Accept,
+        max_lag_ms: 4_000,
     }
 }
 

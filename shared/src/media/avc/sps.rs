@@ -28,6 +28,17 @@ pub struct Sps {
     /// Most frames that precede another in decode order and follow it in output order, if announced or implied:
     /// 0 means that a decoder can put out each picture at once.
     pub reorder_frames: Option<u8>,
+    /// What the numbers of the samples mean, as far as it is said.
+    pub colour: Colour,
+}
+
+/// What the numbers of the samples mean (ITU-T H.273).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Colour {
+    /// Black is 0 and white the largest number, instead of 16 and 235.
+    pub full_range: bool,
+    /// `colour_primaries`, `transfer_characteristics` and `matrix_coefficients`, if announced: 1 each is BT.709.
+    pub description: Option<(u8, u8, u8)>,
 }
 
 impl Sps {
@@ -114,6 +125,7 @@ fn parse(body: &[u8]) -> Option<Sps> {
         frame_rate: vui.frame_rate,
         sample_aspect: vui.sample_aspect,
         reorder_frames: vui.reorder_frames.or(implied),
+        colour: vui.colour,
     })
 }
 
@@ -203,6 +215,7 @@ struct Vui {
     sample_aspect: Option<(u16, u16)>,
     frame_rate: Option<(u32, u32)>,
     reorder_frames: Option<u8>,
+    colour: Colour,
 }
 
 impl Vui {
@@ -224,9 +237,11 @@ impl Vui {
             reader.bit()?;
         }
         if reader.bit()? {
-            reader.skip(4)?;
+            reader.skip(3)?;
+            self.colour.full_range = reader.bit()?;
             if reader.bit()? {
-                reader.skip(24)?;
+                let mut code = || reader.byte(8);
+                self.colour.description = Some((code()?, code()?, code()?));
             }
         }
         if reader.bit()? {

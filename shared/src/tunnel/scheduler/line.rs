@@ -70,6 +70,8 @@ pub(super) struct Line {
     gops: u64,
     bytes: usize,
     served: u64,
+    /// The encoder's newest picture was too old when it came in: nothing goes out until a keyframe that is not.
+    is_behind: bool,
     /// Nothing is late before: a lower bound.
     next_expiry_us: i64,
 }
@@ -120,6 +122,7 @@ impl Line {
             gops: 0,
             bytes: 0,
             served: 0,
+            is_behind: false,
             next_expiry_us: i64::MAX,
         }
     }
@@ -168,7 +171,7 @@ impl Line {
         }
     }
 
-    /// Queues a unit, unless it can't be decoded. `served`: where a line that was idle starts.
+    /// Queues a unit, unless it can't be decoded or came in too old to be shown. `served`: where a line that was idle starts.
     pub(super) fn push(&mut self, unit: Unit, served: u64, report: &mut Report) {
         if self.is_empty() {
             self.served = self.served.max(served);
@@ -179,7 +182,22 @@ impl Line {
             track.gop.is_none() || track.needs_keyframe
         };
         if is_orphan {
-            report.drop_unit(&ticket, DropReason::NeedsKeyframe);
+            let reason = if self.is_behind {
+                DropReason::Behind
+            } else {
+                DropReason::NeedsKeyframe
+            };
+            report.drop_unit(&ticket, reason);
+            return;
+        }
+        let age_us = unit.ingest_us.saturating_sub(ticket.presented_us);
+        let is_behind = age_us > self.delay_us.max(BEHIND_MIN_US);
+        if ticket.is_video() {
+            self.is_behind = is_behind;
+        }
+        if is_behind {
+            report.drop_unit(&ticket, DropReason::Behind);
+            self.after_loss(&ticket, report);
             return;
         }
         let deadline_us = self.deadline_us(&ticket).unwrap_or(i64::MAX);
@@ -431,6 +449,9 @@ enum Index {
     Reference(usize),
     Disposable(usize),
 }
+
+/// No encoder's rhythm is so even that a shorter delay could hold it to it: what comes in younger is sent.
+const BEHIND_MIN_US: i64 = 150_000;
 
 /// The furthest that a picture may be due after its arrival, besides D: more than any encoder reorders.
 const AHEAD_MAX_US: i64 = 2_000_000;

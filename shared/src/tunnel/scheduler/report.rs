@@ -37,12 +37,14 @@ pub struct Totals {
     pub full: u64,
     /// Needed a unit that was dropped.
     pub needs_keyframe: u64,
+    /// Too old already when they came in.
+    pub behind: u64,
 }
 
 impl Totals {
     /// All of them.
     pub const fn all(self) -> u64 {
-        self.late + self.full + self.needs_keyframe
+        self.late + self.full + self.needs_keyframe + self.behind
     }
 }
 
@@ -66,6 +68,8 @@ impl Report {
             DropReason::Late => self.totals.late += 1,
             DropReason::Full => self.totals.full += 1,
             DropReason::NeedsKeyframe => self.totals.needs_keyframe += 1,
+            // Nothing here drops for another's reasons.
+            DropReason::Behind | DropReason::Other => self.totals.behind += 1,
         }
         let is_video = ticket.is_video();
         let new = Dropped {

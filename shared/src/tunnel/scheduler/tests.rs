@@ -95,12 +95,57 @@ fn what_is_late_is_not_sent() {
             late: was_late,
             needs_keyframe,
             full,
+            behind,
         } = scheduler.totals();
         assert_eq!(
-            (got.as_str(), was_late, needs_keyframe, full),
-            (goes, late, orphans, 0),
+            (got.as_str(), was_late, needs_keyframe, full, behind),
+            (goes, late, orphans, 0, 0),
             "sent {sent:?}, {later_ms} ms"
         );
+    }
+}
+
+#[test]
+fn what_an_encoder_sends_too_late_does_not_go_out_until_a_keyframe_in_time() {
+    // (what came with how old it was, hundreds of ms; what goes with D = 600 ms; dropped because its encoder is behind)
+    for (sent, goes, behind) in [
+        ("K0 p0 p6 p0", "Kppp", 0),         // As old as D is in time.
+        ("K0 p7 p0 K0 p0", "KKp", 2),       // What refers to the late one can't be decoded.
+        ("K0 b7 p0", "Kp", 1),              // Nobody refers to it.
+        ("K9 p8 K7 p6 K5 p4", "Kp", 4), // It catches up: a young picture of an old GOP is no use.
+        ("K0 p0 K9 p9 a9 a3 p3", "aKp", 4), // Sound needs no keyframe.
+        ("a9 a9 a1", "a", 2),
+    ] {
+        let mut scheduler = scheduler(Limits::default());
+        scheduler.set_delay(1, 600_000);
+        let now_us = 10_000_000;
+        for (seq, sent) in sent.split(' ').enumerate() {
+            let (letter, age) = sent.split_at(1);
+            let mut unit = unit(1, seq as u64, letter.parse().unwrap(), now_us, 100);
+            unit.access_unit.dts_us = now_us - age.parse::<i64>().unwrap() * 100_000;
+            scheduler.push(unit, now_us);
+        }
+        let going: String = std::iter::from_fn(|| scheduler.pop(now_us))
+            .map(|outgoing| kind(&outgoing))
+            .collect();
+        assert_eq!(
+            (going.as_str(), scheduler.totals().behind),
+            (goes, behind),
+            "{sent}"
+        );
+        assert_eq!(scheduler.totals().all(), behind, "{sent}");
+    }
+}
+
+#[test]
+fn a_delay_that_no_encoder_keeps_is_not_held_against_it() {
+    let mut scheduler = scheduler(Limits::default());
+    for (age_us, behind) in [(150_000, 0), (150_001, 1)] {
+        scheduler.set_delay(1, 0);
+        let mut unit = unit(1, 0, 'K', 1_000_000, 100);
+        unit.access_unit.dts_us -= age_us;
+        scheduler.push(unit, 1_000_000);
+        assert_eq!(scheduler.totals().behind, behind);
     }
 }
 
