@@ -491,7 +491,7 @@ fn check_track(feed: &Feed, codec: Codec, track: u8, own: &Stream) -> anyhow::Re
         .filter(|unit| unit.codec == codec && unit.track == track)
         .collect();
     ensure!(
-        units.len() == own.packets.len() && units.len() >= 30,
+        units.len() == own.packets.len() && units.len() >= 20,
         "{} units of {}",
         units.len(),
         own.packets.len()

@@ -38,7 +38,11 @@ impl Feeds {
             .filter(|held| held.is_question(now_us))
             .filter_map(|held| {
                 Some(HeldFeed {
-                    info: held.info.clone()?,
+                    info: FeedInfo {
+                        // Whoever looks for news looks for encoders.
+                        tracks: Vec::new(),
+                        ..held.info.clone()?
+                    },
                     came_us: held.pulse.came_us,
                 })
             })

@@ -34,7 +34,7 @@ pub fn colors(amf: &[u8]) -> Option<Bytes> {
     let pair = values
         .chunks_exact(2)
         .find(|pair| pair.first().and_then(Value::as_str) == Some(COLORS))?;
-    array(pair)
+    array(pair).filter(|text| text.len() <= COLORS_LEN_MAX)
 }
 
 fn array(values: &[Value]) -> Option<Bytes> {
@@ -74,6 +74,9 @@ const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// Bytes of a unit.
 const LEN_MAX: usize = 16 * 1024;
+
+/// Bytes of colours, which are kept for each track: all that there are take 400.
+const COLORS_LEN_MAX: usize = 1024;
 
 /// A name and what goes with it.
 const VALUES_MAX: usize = 8;

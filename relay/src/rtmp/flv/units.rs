@@ -4,20 +4,21 @@
 //! 49 days; they become microseconds in 64 bits on one clock for all tracks. A jump of that clock is marked, not
 //! repaired: it is for whoever schedules the units to find a new anchor.
 
+mod look;
+mod time;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use firstmile_shared::{
-    media::{
-        AccessUnit, Codec, CodecConfig, MediaKind,
-        avc::{self, without_empty_units},
-        dolby::DolbyFrame,
-        flac, hevc,
-        mp3::Mp3Frame,
-    },
+    media::{AccessUnit, Codec, CodecConfig, MediaKind, avc::without_empty_units, flac},
     tunnel::unit::CONFIG_LEN_MAX,
 };
 
+use self::{
+    look::{Look, Picture, has_sync},
+    time::{DataBudget, TrackTime},
+};
 use super::{Packet, Part, Unsupported, data};
 use crate::rtmp::amf0::Value;
 
@@ -449,135 +450,11 @@ impl At {
     }
 }
 
-/// A picture as its tag has it.
-#[derive(Debug)]
-struct Picture {
-    codec: Codec,
-    keyframe: bool,
-    disposable: bool,
-    composition_ms: i32,
-    data: Bytes,
-}
-
-/// A picture as its bitstream has it, where that says more than the tag.
-#[derive(Clone, Copy, Debug)]
-struct Look {
-    is_picture: bool,
-    keyframe: bool,
-    disposable: bool,
-    /// It has empty NAL units; the length of their lengths.
-    without_empty_units: Option<u8>,
-}
-
-impl Look {
-    /// `None`: it contradicts its own format.
-    fn of(picture: &Picture, config: &CodecConfig) -> Option<Self> {
-        Some(match config {
-            CodecConfig::Avc(config) => {
-                let info = avc::UnitInfo::of(&picture.data, config.nal_length_size).ok()?;
-                Self {
-                    is_picture: info.picture,
-                    keyframe: info.is_keyframe(picture.keyframe),
-                    disposable: info.disposable,
-                    without_empty_units: info.empty_units.then_some(config.nal_length_size),
-                }
-            }
-            CodecConfig::Hevc(config) => {
-                let info = hevc::UnitInfo::of(&picture.data, config).ok()?;
-                Self {
-                    is_picture: info.picture,
-                    keyframe: info.is_keyframe(picture.keyframe),
-                    disposable: info.disposable,
-                    without_empty_units: info.empty_units.then_some(config.nal_length_size),
-                }
-            }
-            _ => Self {
-                is_picture: !picture.data.is_empty(),
-                keyframe: picture.keyframe,
-                disposable: picture.disposable && !picture.keyframe,
-                without_empty_units: None,
-            },
-        })
-    }
-}
-
-/// Whether a frame of a codec without a configuration begins as one must; silence is no frame.
-fn has_sync(codec: Codec, data: &[u8]) -> bool {
-    if data.is_empty() {
-        return true;
-    }
-    match codec {
-        Codec::Ac3 => DolbyFrame::parse(data).is_some_and(|frame| !frame.enhanced),
-        Codec::Eac3 => DolbyFrame::parse(data).is_some(),
-        Codec::Mp3 => Mp3Frame::parse(data).is_some(),
-        _ => true,
-    }
-}
-
-/// Whether a track's time goes on as time does.
-#[derive(Debug, Default)]
-struct TrackTime {
-    /// Arrival, µs, and media time, ms, of the last unit.
-    last: Option<(i64, i64)>,
-}
-
-impl TrackTime {
-    fn is_fresh(&self, now_us: i64) -> bool {
-        self.last
-            .is_some_and(|(then_us, _)| now_us.saturating_sub(then_us) < FRESH_US)
-    }
-
-    /// Notes a unit. `true`: its time has nothing to do with the last one's.
-    fn jumps(&mut self, now_us: i64, dts_ms: i64) -> bool {
-        let last = self.last.replace((now_us, dts_ms));
-        last.is_some_and(|(then_us, last_ms)| {
-            let step_ms = dts_ms.saturating_sub(last_ms);
-            let passed_ms = now_us.saturating_sub(then_us).max(0) / 1_000;
-            step_ms < -BACKWARD_MAX_MS || step_ms > passed_ms.saturating_add(FORWARD_MAX_MS)
-        })
-    }
-}
-
-/// How many units of data may still come this second.
-#[derive(Debug, Default)]
-struct DataBudget {
-    since_us: Option<i64>,
-    taken: u32,
-}
-
-impl DataBudget {
-    fn take(&mut self, now_us: i64) -> bool {
-        let is_new = self
-            .since_us
-            .is_none_or(|since_us| now_us.saturating_sub(since_us) >= 1_000_000);
-        if is_new {
-            *self = Self {
-                since_us: Some(now_us),
-                taken: 0,
-            };
-        }
-        self.taken = self.taken.saturating_add(1);
-        self.taken <= DATA_PER_SECOND_MAX
-    }
-}
-
-/// A track that has been silent for longer may have become something else.
-const FRESH_US: i64 = 1_000_000;
-
-/// Encoders that start a track anew or wrap at 24 bits go back by much more; none reorders by as much.
-const BACKWARD_MAX_MS: i64 = 1_000;
-
-/// A pause of the encoder passes in real time, too; what leaps ahead of real time by this much is another clock.
-const FORWARD_MAX_MS: i64 = 10_000;
-
 /// Data of another time than this is of no time.
 const DATA_APART_MAX_MS: u64 = 10_000;
 
 /// Tracks of all kinds: the largest ladder of an encoder has six.
 const TRACKS_MAX: usize = 16;
-
-/// Two timecodes for each picture of 60 a second.
-const DATA_PER_SECOND_MAX: u32 = 120;
 
 /// Heads and modifiers of ordinary tags are shorter.
 const HEADERS_LEN_MAX: usize = 1024;
