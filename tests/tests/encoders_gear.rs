@@ -260,7 +260,7 @@ impl Nginx {
             "daemon off; master_process off; error_log stderr; pid {home}/pid; user root;\n\
              load_module {root}/usr/lib/nginx/modules/ngx_rtmp_module.so;\n\
              events {{ worker_connections 64; }}\n\
-             rtmp {{ server {{ listen {address}; application live {{ live on; push rtmp://{relay}/truck1; }} }} }}\n",
+             rtmp {{ access_log off; server {{ listen {address}; application live {{ live on; push rtmp://{relay}/truck1; }} }} }}\n",
             home = home.display(),
             root = root.display(),
         );

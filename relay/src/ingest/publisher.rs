@@ -126,6 +126,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 }
                 End::Protocol(_) => self.turned_away(Refused::Protocol, &end),
                 End::MadeRoom => self.turned_away(Refused::Full, &end),
+                // Some verify only after the handshake, and go without an alert.
+                End::Left | End::Lost(_) if !self.has_begun && self.door.tls.is_some() => {
+                    self.left_after_handshake();
+                }
                 End::Left | End::Shutdown | End::Refused | End::Ordered(_) | End::Lost(_) => {}
             }
         }
@@ -140,6 +144,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             _ => {
                 let _ = time::timeout(LINGER, self.socket.shutdown()).await;
             }
+        }
+    }
+
+    fn left_after_handshake(&self) {
+        if let Some(tls) = &self.door.tls {
+            let why = format!("it left after the TLS handshake; {}", tls.doubt());
+            self.desk.turned_away(Refused::Tls, self.peer, why);
         }
     }
 

@@ -129,12 +129,19 @@ impl Tls {
                     .to_owned()
             }
             Some(error) => format!("its TLS handshake failed ({error})"),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => format!(
-                "it broke the TLS handshake off; if it does not trust this relay's certificate: {}",
-                self.remedy()
-            ),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+                format!("it broke the TLS handshake off; {}", self.doubt())
+            }
             None => format!("its TLS handshake failed ({})", error.kind()),
         }
+    }
+
+    /// Of one that leaves without a word: what it may have been, with the remedy.
+    pub fn doubt(&self) -> String {
+        format!(
+            "if it does not trust this relay's certificate: {}",
+            self.remedy()
+        )
     }
 
     fn remedy(&self) -> String {
