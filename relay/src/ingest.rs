@@ -281,14 +281,30 @@ impl RtmpIngest {
 
 /// Why somebody was turned away before RTMP began.
 struct TurnedAway {
-    reason: Refused,
+    /// `None`: it has left, and nobody needs to know.
+    reason: Option<Refused>,
     why: String,
 }
 
 impl TurnedAway {
-    fn new(reason: Refused, why: impl ToString) -> Self {
-        let why = why.to_string();
-        Self { reason, why }
+    fn new(reason: Refused, why: impl Into<String>) -> Self {
+        Self {
+            reason: Some(reason),
+            why: why.into(),
+        }
+    }
+
+    const fn quietly() -> Self {
+        Self {
+            reason: None,
+            why: String::new(),
+        }
+    }
+
+    fn tell(self, desk: &Desk, peer: SocketAddr) {
+        if let Some(reason) = self.reason {
+            desk.turned_away(reason, peer, self.why);
+        }
     }
 }
 
@@ -332,8 +348,8 @@ impl Door {
                 outcome.unwrap_or_else(|_| Err(self.too_slow()))
             }
         };
-        if let Err(TurnedAway { reason, why }) = outcome {
-            desk.turned_away(reason, peer, why);
+        if let Err(turned_away) = outcome {
+            turned_away.tell(&desk, peer);
             return let_go(&mut socket).await;
         }
         let Some(tls) = &self.tls else {
@@ -355,7 +371,7 @@ impl Door {
                 let publisher = Publisher::new(stream, peer, &self, session, place, desk);
                 publisher.run(&shutdown).await;
             }
-            Err(TurnedAway { reason, why }) => desk.turned_away(reason, peer, why),
+            Err(turned_away) => turned_away.tell(&desk, peer),
         }
     }
 
@@ -388,12 +404,13 @@ impl Door {
             looks -= 1;
             match Spoken::of(seen) {
                 Some(Spoken::Tls) => return Ok(()),
-                None => return Err(TurnedAway::new(Refused::Tls, "it left without a word")),
+                // A load balancer that looks whether somebody is here.
+                None => return Err(TurnedAway::quietly()),
                 // The next bytes may tell more.
                 Some(_) if len < 4 && looks > 0 => time::sleep(FIRST_WAIT).await,
                 Some(spoken) => {
                     let mistake = self.mistake(spoken);
-                    return Err(TurnedAway::new(mistake.reason(), mistake));
+                    return Err(TurnedAway::new(mistake.reason(), mistake.to_string()));
                 }
             }
         }
@@ -409,7 +426,7 @@ impl Door {
 }
 
 async fn read_proxy_header(socket: &mut TcpStream) -> Result<Option<SocketAddr>, TurnedAway> {
-    let wrong = |error: ProxyError| TurnedAway::new(Refused::Proxy, error);
+    let wrong = |error: ProxyError| TurnedAway::new(Refused::Proxy, error.to_string());
     let lost = |_: io::Error| wrong(ProxyError::Missing);
     let mut start = [0; proxy::START_LEN];
     socket.read_exact(&mut start).await.map_err(lost)?;
