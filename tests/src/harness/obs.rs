@@ -30,7 +30,9 @@ impl Obs {
         let log = folder.join(format!("{name}.log"));
         settings(&home, server, key)?;
         let out = File::create(&log)?;
-        let child = Command::new("dbus-run-session")
+        let child = Command::new("timeout")
+            // Whatever becomes of the test, it does not stay.
+            .args(["-k", "5", "120", "dbus-run-session"])
             .args(["--", "xvfb-run", "-a", "-s", "-screen 0 1024x768x24"])
             .args(["obs", "--startstreaming", "--minimize-to-tray", "--multi"])
             .args(["--verbose", "--profile", "T", "--collection", "S"])
