@@ -87,7 +87,7 @@ impl Doctor {
         if now_us.saturating_sub(began_us) >= SETTLE_US {
             self.flow.examine(&mut report, now_us);
             self.timing.examine(&mut report, now_us);
-            self.pictures.examine(&mut report, now_us);
+            self.pictures.examine(&mut report);
             self.sound
                 .examine(&mut report, now_us, began_us, self.pictures.last_us());
             let video_bps = self.flow.video_bps();

@@ -167,7 +167,7 @@ async fn shaped(
         // What was not used in the past is gone, but for what a timer is late.
         let now = Instant::now();
         free_at = free_at.max(now.checked_sub(TIMER).unwrap_or(now));
-        free_at += Duration::from_secs_f64(len as f64 * 8.0 / rate as f64);
+        free_at += Duration::from_nanos(len as u64 * 8_000_000_000 / rate);
         time::sleep_until(free_at).await;
         to.write_all(&packet[..len]).await?;
         sum.fetch_add(len as u64, Ordering::Relaxed);

@@ -91,7 +91,7 @@ impl Pictures {
         }
     }
 
-    pub(super) fn examine(&self, report: &mut Report<'_>, _now_us: i64) {
+    pub(super) fn examine(&self, report: &mut Report<'_>) {
         self.examine_format(report);
         self.examine_colours(report);
         self.examine_rate(report);

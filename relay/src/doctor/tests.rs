@@ -350,7 +350,7 @@ fn each_fault_is_named_with_its_side_and_its_remedy() {
             case(),
             "bitrate_high",
             "encoder",
-            "Camera 2's phone sends 20.0 Mbit/s for 1280x720 at 30: nobody sees more than 5.5 of it and its uplink has \
+            "Camera 2's phone sends 20.1 Mbit/s for 1280x720 at 30: nobody sees more than 5.5 of it and its uplink has \
              to carry all; set 2.8",
         ),
         (
