@@ -344,6 +344,12 @@ impl Feed {
         }
         self.judge_lag(elapsed_us, now_us);
         self.examine(now_us);
+        // It outlives the publisher that was sent away: the one that comes back is not sent away at once.
+        if (self.resynced_us)
+            .is_some_and(|at_us| now_us.saturating_sub(at_us) >= super::lag::PAUSE_US)
+        {
+            self.resynced_us = None;
+        }
         self.refused.forget(now_us);
         if self.publishers.len() < 2 {
             self.arbiter.calm(now_us);
@@ -401,7 +407,7 @@ impl Feed {
 
     /// Whether there is nothing in it to remember.
     pub(super) fn is_unused(&self) -> bool {
-        self.publishers.is_empty() && self.refused.is_empty()
+        self.publishers.is_empty() && self.refused.is_empty() && self.resynced_us.is_none()
     }
 
     pub(super) fn is_live(&self, number: u32) -> bool {
