@@ -448,7 +448,8 @@ fn listed(file: &Path) -> anyhow::Result<Vec<Stream>> {
             streams.entry(number.parse()?).or_default().kind = kind.to_owned();
         } else if let Some(rest) = line.strip_prefix("#tb ") {
             ensure!(rest.ends_with(": 1/1000"), "not in milliseconds: {line}");
-        } else if !line.starts_with('#') {
+        // A packet without a byte is how FFmpeg reads the end of a sequence: nobody sent it.
+        } else if !line.starts_with('#') && fields.get(4) != Some(&"0") {
             streams
                 .entry(fields[0].parse()?)
                 .or_default()

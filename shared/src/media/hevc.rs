@@ -107,6 +107,10 @@ pub fn coded_size_within(payload: &[u8], nal_length_size: u8) -> Option<(u32, u3
 
 /// What can be said about an access unit without decoding it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent findings about one unit, not a state"
+)]
 pub struct UnitInfo {
     /// An intra random access picture: a decoder can start here.
     pub irap: bool,
