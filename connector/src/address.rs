@@ -150,7 +150,7 @@ mod tests {
                     rtmps_hosts: secure,
                 },
                 declared: None,
-                findings: Default::default(),
+                findings: std::collections::BTreeMap::new(),
                 claims: std::collections::BTreeMap::new(),
             };
             let addresses = of(&key, &[relay]);

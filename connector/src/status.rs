@@ -133,7 +133,7 @@ mod tests {
             studio: None,
             ingest: IngestAddresses::default(),
             declared: None,
-            findings: Default::default(),
+            findings: std::collections::BTreeMap::new(),
             claims: std::collections::BTreeMap::new(),
         };
         let away = || relay(RelayState::Dialing, Some("no answer"));

@@ -63,13 +63,13 @@ impl Field {
         let delay = format!("delay={DELAY_MS}");
         let set = [&["line", "set", NAME, &delay], settings].concat();
         studio.program().command(&set, "")?.success()?;
-        let link = Link::to(show.relay().address("rtmp")?)?;
+        let uplink = Link::to(show.relay().address("rtmp")?)?;
         let viewer = Viewer::find(NAME, Instant::now() + PATIENCE)?;
-        let encoder = encoder(&show, &link, &line, 1)?;
+        let encoder = encoder(&show, &uplink, &line, 1)?;
         let mut field = Self {
             encoder,
             viewer,
-            link,
+            link: uplink,
             line,
             studio,
             show,
@@ -138,7 +138,7 @@ pub fn publishers(relay: &Program) -> anyhow::Result<Vec<Value>> {
     Ok(serde_json::from_str(body)?)
 }
 
-fn encoder(show: &Show, link: &Link, line: &LineAddress, source: u8) -> anyhow::Result<Encoder> {
+fn encoder(show: &Show, uplink: &Link, line: &LineAddress, source: u8) -> anyhow::Result<Encoder> {
     let settings = EncoderSettings {
         size: (640, 360),
         fps: 25,
@@ -148,7 +148,7 @@ fn encoder(show: &Show, link: &Link, line: &LineAddress, source: u8) -> anyhow::
         holds_back: true,
         ..EncoderSettings::default()
     };
-    let url = format!("rtmp://{}/truck1/{}", link.address(), line.key);
+    let url = format!("rtmp://{}/truck1/{}", uplink.address(), line.key);
     Encoder::start(show.folder(), &format!("camera-{source}"), &url, &settings)
 }
 

@@ -123,6 +123,7 @@ fn by_name(entries: &[Value], name: &str) -> Option<Value> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one show, from its start to its end")]
 fn the_doctor_names_the_faults_of_bad_encoders() -> anyhow::Result<()> {
     if !can_run(&[Need::Ffmpeg]) {
         return Ok(());
@@ -134,7 +135,7 @@ fn the_doctor_names_the_faults_of_bad_encoders() -> anyhow::Result<()> {
     let stalls = patient("Stalls", "upload_stalls", "");
     let well = patient("Well", "", "");
     let all: Vec<_> = PATIENTS.iter().chain([&stalls, &well]).collect();
-    let lines: String = (all.iter().enumerate())
+    let lines: Vec<_> = (all.iter().enumerate())
         .map(|(n, one)| {
             format!(
                 "[[line]]\nname = {:?}\nkey = \"patient-{n:03}\"\ndelay = 600\n",
@@ -143,7 +144,10 @@ fn the_doctor_names_the_faults_of_bad_encoders() -> anyhow::Result<()> {
         })
         .collect();
     studio.program_mut().stop()?;
-    fs::write(show.folder().join("connector-truck1/lines.toml"), lines)?;
+    fs::write(
+        show.folder().join("connector-truck1/lines.toml"),
+        lines.concat(),
+    )?;
     (studio.program_mut()).set("FIRSTMILE_CONNECTOR__SHOW_FORMAT", "640x360p25");
     studio.program_mut().restart()?;
     studio.wait_connected()?;

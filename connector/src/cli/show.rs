@@ -133,17 +133,18 @@ pub(super) fn status(status: &Value) -> String {
 
 /// What is wrong with the feeds, a sentence each.
 fn findings(lines: &[Value]) -> String {
-    let all: String = (lines.iter())
-        .flat_map(|line| line["findings"].as_array().into_iter().flatten())
-        .map(|finding| {
-            let part = |name: &str| printable(finding[name].as_str().unwrap_or_default());
-            format!(
-                "{}: {}\n",
-                part("severity"),
-                part("text").replace('\n', " ")
-            )
-        })
-        .collect();
+    let mut all = String::new();
+    for finding in (lines.iter()).flat_map(|line| line["findings"].as_array().into_iter().flatten())
+    {
+        let part = |name: &str| printable(finding[name].as_str().unwrap_or_default());
+        all += &[
+            &part("severity"),
+            ": ",
+            &part("text").replace('\n', " "),
+            "\n",
+        ]
+        .concat();
+    }
     if all.is_empty() {
         all
     } else {

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::{Event, Kind};
 use crate::{
     lines::{LineSet, Lines},
-    playout::{FeedInfo, LineSnapshot, LineState},
+    playout::{FeedInfo, LineHandle, LineSnapshot, LineState},
 };
 
 /// How the lines were at the last look.
@@ -56,7 +56,7 @@ impl Follow {
         let mut seen = BTreeMap::new();
         for (id, snapshot) in lines.snapshots() {
             let handle = lines.handle(id);
-            let is_stalled = handle.as_ref().is_some_and(|handle| handle.is_stalled());
+            let is_stalled = handle.as_ref().is_some_and(LineHandle::is_stalled);
             let (held, is_frozen) = handle.map(|handle| handle.held_feeds()).unwrap_or_default();
             let now = Seen {
                 state: snapshot.state,

@@ -213,6 +213,7 @@ fn a_feed_that_is_well_has_no_findings() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn each_fault_is_named_with_its_side_and_its_remedy() {
     let well = Feed::default();
     let mut wrong = Vec::new();

@@ -3,7 +3,7 @@
 //! ```text
 //! signature (12) | version 2, command (1) | family (1) | length (2) | addresses and more
 //! ```
-//! Source: HAProxy's `proxy-protocol.txt`, section 2.2. Who may send one is the configuration's word
+//! Source: `HAProxy`'s `proxy-protocol.txt`, section 2.2. Who may send one is the configuration's word
 //! (`rtmp.proxy_protocol_from`); from there it has to come, since guessing would let encoders claim any address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -357,7 +357,7 @@ impl Feed {
         self.fill_vacancy(now_us);
         self.tell_at(now_us);
         let held = u32::try_from(self.publishers.len().saturating_sub(1)).unwrap_or(u32::MAX);
-        let Some(live) = self.live.and_then(|number| self.publisher(number)) else {
+        let Some(owner) = self.live.and_then(|number| self.publisher(number)) else {
             return Vec::new();
         };
         self.targets
@@ -365,12 +365,12 @@ impl Feed {
             .map(|target| {
                 let report = FeedReport {
                     line: target.line,
-                    publisher: live.number,
-                    encoder_lag_ms: live.lag_ms(now_us),
-                    bitrate_bps: live.bitrate_bps,
-                    stalled_ms: live.stalled_ms(now_us),
+                    publisher: owner.number,
+                    encoder_lag_ms: owner.lag_ms(now_us),
+                    bitrate_bps: owner.bitrate_bps,
+                    stalled_ms: owner.stalled_ms(now_us),
                     held,
-                    accepted_lag_ms: live.accepted_lag_ms(),
+                    accepted_lag_ms: owner.accepted_lag_ms(),
                 };
                 (target.subscription, target.outbox.clone(), report)
             })

@@ -156,6 +156,7 @@ pub enum LagPolicy {
 }
 
 impl LagPolicy {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -407,7 +408,7 @@ const fn is_zero(value: &u32) -> bool {
 /// Something about a feed that a person should change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What it is, for programs: "keyframe_interval".
+    /// What it is, for programs: `keyframe_interval`.
     pub code: String,
     /// How bad it is.
     pub severity: FindingSeverity,

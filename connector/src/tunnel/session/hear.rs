@@ -7,6 +7,7 @@ use firstmile_shared::{
     text,
     tunnel::control::{
         FINDING_TEXT_MAX, FINDINGS_MAX, FeedReport, Finding, FromConnector, FromRelay, LINES_MAX,
+        TrackReport,
     },
 };
 use tracing::{debug, warn};
@@ -36,19 +37,7 @@ impl Session<'_> {
                 agent,
             } => {
                 debug!(line, protocol, "feed");
-                let encoder = printable(&encoder);
-                let agent = match printable(&agent) {
-                    agent if agent.is_empty() => encoder.clone(),
-                    agent => agent,
-                };
-                let feed = FeedInfo {
-                    publisher,
-                    relay: self.address.clone(),
-                    encoder,
-                    agent,
-                    peer: printable(&peer),
-                    tracks: Vec::new(),
-                };
+                let feed = self.feed_info(publisher, &encoder, &agent, &peer);
                 self.feed_started(line, feed, status);
             }
             FromRelay::FeedEnded {
@@ -92,16 +81,8 @@ impl Session<'_> {
             FromRelay::Tracks {
                 line,
                 publisher,
-                mut tracks,
-            } => {
-                tracks.truncate(TRACKS_MAX);
-                for track in &mut tracks {
-                    track.codec = printable(&track.codec);
-                }
-                if let Some(handle) = self.lines.handle(line) {
-                    handle.set_tracks(publisher, &tracks);
-                }
-            }
+                tracks,
+            } => self.tracks(line, publisher, tracks),
             FromRelay::Declared {
                 generation,
                 refused,
@@ -146,6 +127,32 @@ impl Session<'_> {
             FromRelay::Welcome { .. } | FromRelay::Enrolled { .. } => {}
         }
         None
+    }
+
+    fn feed_info(&self, publisher: u32, encoder: &str, agent: &str, peer: &str) -> FeedInfo {
+        let encoder = printable(encoder);
+        let agent = match printable(agent) {
+            agent if agent.is_empty() => encoder.clone(),
+            agent => agent,
+        };
+        FeedInfo {
+            publisher,
+            relay: self.address.clone(),
+            encoder,
+            agent,
+            peer: printable(peer),
+            tracks: Vec::new(),
+        }
+    }
+
+    fn tracks(&self, line: u32, publisher: u32, mut tracks: Vec<TrackReport>) {
+        tracks.truncate(TRACKS_MAX);
+        for track in &mut tracks {
+            track.codec = printable(&track.codec);
+        }
+        if let Some(handle) = self.lines.handle(line) {
+            handle.set_tracks(publisher, &tracks);
+        }
     }
 
     pub(super) fn invited(&mut self, answer: Result<Invited, String>) {

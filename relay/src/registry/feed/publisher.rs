@@ -24,6 +24,10 @@ use crate::{
 
 /// An encoder's connection.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and all of them may be true"
+)]
 pub(in crate::registry) struct Publisher {
     pub(in crate::registry) number: u32,
     pub(in crate::registry) peer: SocketAddr,

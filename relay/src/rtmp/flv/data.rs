@@ -66,7 +66,7 @@ fn json(value: &Value) -> Json {
 /// Every number of AMF is a double; most mean a whole one.
 #[expect(clippy::cast_possible_truncation, reason = "in the range of both")]
 fn whole(number: f64) -> Option<i64> {
-    (number.trunc() == number && number.abs() < EXACT_MAX).then_some(number as i64)
+    (number.fract().abs() == 0.0 && number.abs() < EXACT_MAX).then_some(number as i64)
 }
 
 /// 2 to the power of 53.
