@@ -211,7 +211,7 @@ pub struct LimitsConfig {
     /// Of them, of one studio. Default 64: four times the largest outside broadcast we know of.
     #[serde(deserialize_with = "config::text")]
     pub publishers_per_studio: Count,
-    /// Encoders' TCP connections, also those that have not shown a key yet. Default 1024: each costs at most 64 KiB
+    /// Encoders' TCP connections, also those that have not shown a key yet. Default 1024: each costs at most 80 KiB
     /// before its key is known.
     #[serde(deserialize_with = "config::text")]
     pub rtmp_connections: Count,

@@ -243,12 +243,18 @@ pub fn too_slow(percent: u64, max_lag: Duration, length: Duration) -> anyhow::Re
     field.carry_percent(percent);
     let started = Instant::now();
     let (mut worst_ms, mut dials) = (0, 0);
-    while started.elapsed() < length {
+    while started.elapsed() < length || (dials == 0 && started.elapsed() < length + PATIENCE) {
         worst_ms = worst_ms.max(field.lag_ms()?.unwrap_or(0));
         dials += u32::from(field.dial_again()?);
         thread::sleep(Duration::from_millis(100));
     }
     field.link.open();
+    let counted = http_get(field.show.relay().address("http")?, "/metrics")?;
+    ensure!(
+        counted.contains("firstmile_relay_resyncs_total{action=\"reconnect\"} ")
+            && !counted.contains("firstmile_relay_resyncs_total{action=\"reconnect\"} 0"),
+        "it is counted"
+    );
     ensure!(
         dials > 0,
         "it was never made to start again; {worst_ms} ms behind"

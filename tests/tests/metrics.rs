@@ -1,6 +1,9 @@
 //! METRICS.md, `/metrics` of both programs, and what happens: all three say the same.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::Context;
 use firstmile_shared::{
@@ -127,11 +130,11 @@ async fn after_a_bad_show_every_metric_of_faults_has_moved() -> anyhow::Result<(
         size: (640, 360),
         ..EncoderSettings::default()
     };
-    let mut behind = Encoder::start(show.folder(), "slow", &line.url, &small)?;
+    let behind = Encoder::start(show.folder(), "slow", &line.url, &small)?;
     studio.wait_line("Camera 1", "live")?;
-    // Longer than the delay, and not so long that the relay would give the pictures up.
-    behind.pause(Duration::from_millis(400))?;
     wait_for("late pictures", PATIENCE, || {
+        // Longer than the delay: the relay, which knows nothing of it, sends on. What the encoder holds back is not sent.
+        studio.program().pause(Duration::from_millis(400))?;
         let line = studio.line("Camera 1")?;
         let is_late = line["video"]["late_total"] != 0;
         Ok(if is_late { Ok(()) } else { Err(line) })
@@ -151,12 +154,15 @@ async fn after_a_bad_show_every_metric_of_faults_has_moved() -> anyhow::Result<(
     let mut encoder = second_encoder(rtmp, &line.key).await?;
     late_and_damaged(&mut encoder).await?;
     encoder.send_paced(feed(2_000, 0), Instant::now()).await?;
-    full_queue(
-        rtmp,
-        tunnel,
-        &JoinToken::parse(&show.invite("truck2", &[])?)?,
-    )
-    .await?;
+    let deaf =
+        |studio: &str| JoinToken::parse(&show.invite(studio, &[])?).map_err(anyhow::Error::from);
+    full_queue(rtmp, tunnel, &deaf("truck2")?).await?;
+    too_late(rtmp, tunnel, &deaf("truck3")?).await?;
+    let resync = ["line", "resync", "Camera 1"];
+    studio.program().command(&resync, "")?.success()?;
+    let mut encoder = SyntheticEncoder::connect_from(address(11), rtmp).await?;
+    encoder.publish("truck1", &line.key).await?;
+    encoder.send_paced(feed(1_000, 0), Instant::now()).await?;
 
     let rows_here = rows("connector")?;
     // What no test on one machine brings about: packets that are lost for good.
@@ -178,8 +184,12 @@ async fn after_a_bad_show_every_metric_of_faults_has_moved() -> anyhow::Result<(
     let mut newcomer = SyntheticEncoder::connect_from(address(9), rtmp).await?;
     assert!(newcomer.publish("truck1", &line.key).await.is_err());
     let rows_here = rows("relay")?;
-    // An operator's word; see `takeover.rs`.
-    let elsewhere = ["firstmile_relay_refusals_total by_studio"];
+    // An operator's word, see `takeover.rs`; an encoder that stays behind, see `lagging.rs`.
+    let elsewhere = [
+        "firstmile_relay_refusals_total by_studio",
+        "firstmile_relay_resyncs_total reconnect",
+        "firstmile_relay_resyncs_total accept",
+    ];
     wait_for("the relay's faults to be counted", PATIENCE, || {
         let mut still = unmoved(&scrape(show.relay())?, &rows_here, true);
         still.retain(|name| !elsewhere.contains(&name.as_str()));
@@ -286,8 +296,32 @@ async fn late_and_damaged(encoder: &mut SyntheticEncoder) -> anyhow::Result<()> 
 
 /// A studio that wants everything for half a minute and takes nothing.
 async fn full_queue(rtmp: SocketAddr, tunnel: SocketAddr, token: &JoinToken) -> anyhow::Result<()> {
+    let (_guest, key) = deaf_studio(tunnel, token, 30_000, address(7)).await?;
+    let mut encoder = SyntheticEncoder::connect_from(address(8), rtmp).await?;
+    encoder.publish(&token.studio, key.expose()).await?;
+    for unit in feed(60_000, 0) {
+        encoder.send(&unit).await?;
+    }
+    Ok(())
+}
+
+/// A studio that takes nothing, of a feed that is worth something for a tenth of a second.
+async fn too_late(rtmp: SocketAddr, tunnel: SocketAddr, token: &JoinToken) -> anyhow::Result<()> {
+    let (_guest, key) = deaf_studio(tunnel, token, 100, address(12)).await?;
+    let mut encoder = SyntheticEncoder::connect_from(address(13), rtmp).await?;
+    encoder.publish(&token.studio, key.expose()).await?;
+    (encoder.send_paced(feed(3_000, 0), Instant::now())).await
+}
+
+/// A connector that has declared a line and reads no units.
+async fn deaf_studio(
+    tunnel: SocketAddr,
+    token: &JoinToken,
+    delay_ms: u32,
+    from: IpAddr,
+) -> anyhow::Result<(Guest, StreamKey)> {
     let identity = Identity::ephemeral()?;
-    let mut guest = Guest::dial_deaf(tunnel, &token.pins, &identity, address(7)).await?;
+    let mut guest = Guest::dial_deaf(tunnel, &token.pins, &identity, from).await?;
     guest
         .say(&FromConnector::Enrol {
             token: token.id.clone(),
@@ -313,7 +347,7 @@ async fn full_queue(rtmp: SocketAddr, tunnel: SocketAddr, token: &JoinToken) -> 
                     name: "Camera 1".into(),
                     key_hash: key.hash(&salt).to_hex(),
                     enabled: true,
-                    delay_ms: 30_000,
+                    delay_ms,
                     takeover: Takeover::default(),
                     lag: LagPolicy::Reconnect,
                     max_lag_ms: 3_000,
@@ -325,14 +359,8 @@ async fn full_queue(rtmp: SocketAddr, tunnel: SocketAddr, token: &JoinToken) -> 
                 };
                 guest.say(&declare).await?;
             }
-            FromRelay::Declared { .. } => break,
+            FromRelay::Declared { .. } => return Ok((guest, key)),
             _ => {}
         }
     }
-    let mut encoder = SyntheticEncoder::connect_from(address(8), rtmp).await?;
-    encoder.publish(&token.studio, key.expose()).await?;
-    for unit in feed(60_000, 0) {
-        encoder.send(&unit).await?;
-    }
-    Ok(())
 }

@@ -102,6 +102,22 @@ impl Program {
         })
     }
 
+    /// Stops it for so long, as a computer does that is busy with something else.
+    pub fn pause(&self, length: Duration) -> anyhow::Result<()> {
+        let pid = self.pid().context("it does not run")?.to_string();
+        for (name, wait) in [("STOP", length), ("CONT", Duration::ZERO)] {
+            // The shell's own `kill`: the child is not yet waited for, so its id is still its own.
+            let sent = Command::new("sh")
+                .args(["-c", "kill -\"$1\" \"$2\"", "sh", name, &pid])
+                .status()?;
+            if !sent.success() {
+                bail!("SIG{name} to {pid}: {sent}");
+            }
+            std::thread::sleep(wait);
+        }
+        Ok(())
+    }
+
     /// Starts one of its subcommands against the same state folder, with its three streams as pipes.
     pub fn spawn(&self, arguments: &[&str]) -> anyhow::Result<Child> {
         let child = self

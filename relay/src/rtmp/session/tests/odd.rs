@@ -25,8 +25,8 @@ fn asked(object: &str, kind_of: u8, before: &[u8], publish: &str) -> Vec<Event> 
 
 /// Hexadecimal of text behind its length of two bytes.
 fn text(text: &str) -> String {
-    let digits: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("{:04x}{digits}", text.len())
+    let digits: Vec<_> = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{:04x}{}", text.len(), digits.concat())
 }
 
 #[test]
