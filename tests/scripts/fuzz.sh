@@ -28,11 +28,14 @@ mkdir -p target/fuzz/logs
 # shellcheck disable=SC2086 # options are words
 "$CARGO" fuzz build $fuzz
 
+"$CARGO" run --quiet --release --manifest-path tests/fuzz/Cargo.toml --target-dir target/fuzz --example seeds
+
 limit="-max_total_time=$seconds"
 [ "$seconds" -gt 0 ] || limit=-runs=0
 failed=0
 for target in $targets; do
 	log=target/fuzz/logs/$target.log
+	# libFuzzer wants both folders; only some targets have seeds in the repository.
 	mkdir -p "tests/fuzz/corpus/$target" "target/fuzz/corpus/$target"
 	# New inputs go below target/; the repository's corpus is read only.
 	# shellcheck disable=SC2086

@@ -20,7 +20,9 @@ fn hear<M: serde::de::DeserializeOwned + serde::Serialize + Debug>(bytes: &[u8])
     while let Ok(Some(received)) = decoder.poll::<M>() {
         if let Received::Message(message) = received {
             let mut again = Decoder::new(usize::MAX);
-            again.buffer_mut().extend_from_slice(&control::encode(&message));
+            again
+                .buffer_mut()
+                .extend_from_slice(&control::encode(&message));
             let said = again.poll::<M>();
             assert!(
                 matches!(&said, Ok(Some(Received::Message(said))) if format!("{said:?}") == format!("{message:?}")),
