@@ -406,7 +406,7 @@ impl Door {
                 Some(Spoken::Tls) => return Ok(()),
                 // A load balancer that looks whether somebody is here.
                 None => return Err(TurnedAway::quietly()),
-                // The next bytes may tell more.
+                // The next bytes may tell more. Nothing tells of them: what is only peeked at stays readable.
                 Some(_) if len < 4 && looks > 0 => time::sleep(FIRST_WAIT).await,
                 Some(spoken) => {
                     let mistake = self.mistake(spoken);

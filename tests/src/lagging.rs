@@ -15,6 +15,7 @@ use crate::{
         Show, can_run, http_get, wait_for,
     },
     link::Link,
+    metrics,
     viewer::Viewer,
 };
 
@@ -97,6 +98,20 @@ impl Field {
         let publishers = publishers(self.show.relay())?;
         let live = publishers.iter().find(|one| one["state"] == "live");
         Ok(live.and_then(|live| live["encoder_lag_ms"].as_u64()))
+    }
+
+    /// How often the relay did this about encoders that were behind.
+    ///
+    /// # Errors
+    /// When its metrics can't be read, or have no such action.
+    pub fn resyncs(&self, action: &str) -> anyhow::Result<f64> {
+        let answer = http_get(self.show.relay().address("http")?, "/metrics")?;
+        let (_, text) = answer.split_once("\r\n\r\n").context("an answer")?;
+        let scrape = metrics::read(text)?;
+        let family = scrape.get("firstmile_relay_resyncs_total");
+        let mut samples = family.iter().flat_map(|family| &family.samples);
+        let found = samples.find(|(labels, _)| labels.get("action").is_some_and(|a| a == action));
+        found.map(|(_, count)| *count).context("no such action")
     }
 
     /// Starts the encoder again if it has ended; `true` when it had.
@@ -249,12 +264,7 @@ pub fn too_slow(percent: u64, max_lag: Duration, length: Duration) -> anyhow::Re
         thread::sleep(Duration::from_millis(100));
     }
     field.link.open();
-    let counted = http_get(field.show.relay().address("http")?, "/metrics")?;
-    ensure!(
-        counted.contains("firstmile_relay_resyncs_total{action=\"reconnect\"} ")
-            && !counted.contains("firstmile_relay_resyncs_total{action=\"reconnect\"} 0"),
-        "it is counted"
-    );
+    ensure!(field.resyncs("reconnect")? > 0.0, "it is not counted");
     ensure!(
         dials > 0,
         "it was never made to start again; {worst_ms} ms behind"

@@ -52,6 +52,7 @@ fn a_lag_that_is_accepted_is_said() -> anyhow::Result<()> {
         .filter(|event| event["kind"] == "lag_accepted")
         .count();
     assert_eq!(accepted, 1, "{told:#?}");
+    assert!(field.resyncs("accept")? > 0.0, "it is not counted");
     assert!(!field.dial_again()?, "its connection was closed");
     Ok(())
 }

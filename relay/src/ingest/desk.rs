@@ -68,6 +68,7 @@ impl Desk {
         if !self.registry.knows(&request.studio, &request.key) {
             when_wrong();
             let delay = lock(&self.wrong_keys).came(network_of(peer.ip()), clock::now_us());
+            // So that guessing is slow, and an unknown studio can't be told from a wrong key.
             time::sleep(delay).await;
         }
         let answer = self.registry.publish(request);

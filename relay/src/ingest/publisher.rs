@@ -248,6 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 let must_go = self.place.must_go();
                 let answer = async {
                     if is_restless {
+                        // The pause is the point: see the constant.
                         time::sleep(PUBLISH_PAUSE).await;
                     }
                     self.admit(request).await

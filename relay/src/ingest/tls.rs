@@ -45,6 +45,15 @@ struct Certificates {
     current: ArcSwap<Loaded>,
 }
 
+/// What is known of the files that are followed.
+#[derive(Debug)]
+pub(super) struct Followed {
+    /// When they were read last.
+    known: [Option<Stamp>; 2],
+    /// At the last look.
+    seen: [Option<Stamp>; 2],
+}
+
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls")
@@ -162,36 +171,46 @@ impl Tls {
         let Source::Files { .. } = &self.certificates.source else {
             return std::future::pending().await;
         };
-        let source = self.certificates.source.clone();
         let mut tick = time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        let mut known = self.certificates.stamps;
-        let mut seen = known;
+        let mut followed = self.followed();
         loop {
             tick.tick().await;
-            let of_disk = source.clone();
-            let Ok(now) = task::spawn_blocking(move || of_disk.stamps()).await else {
-                continue;
-            };
-            // Two files are not changed in one moment: taken once they have been the same for two looks.
-            let is_settled = now == std::mem::replace(&mut seen, now);
-            if now == known || !is_settled {
-                continue;
-            }
-            known = now;
-            let of_disk = source.clone();
-            match task::spawn_blocking(move || of_disk.load()).await {
-                Ok(Ok(loaded)) => {
-                    info!("{}", loaded.describe());
-                    self.certificates.current.store(Arc::new(loaded));
-                }
-                Ok(Err(failure)) => warn!(
-                    "the changed certificate can not be used, the one before stays in force: {}",
-                    failure.message
+            match self.look(&mut followed).await {
+                Some(Ok(())) => info!("{}", self.describe()),
+                Some(Err(why)) => warn!(
+                    "the changed certificate can not be used, the one before stays in force: {why}"
                 ),
-                Err(error) => warn!(%error, "the changed certificate was not read"),
+                None => {}
             }
         }
+    }
+
+    /// The files as they were when they were read first.
+    pub(super) fn followed(&self) -> Followed {
+        let stamps = self.certificates.stamps;
+        Followed {
+            known: stamps,
+            seen: stamps,
+        }
+    }
+
+    /// Looks at the files once: what a change of them came to, if there was one.
+    pub(super) async fn look(&self, followed: &mut Followed) -> Option<Result<(), String>> {
+        let source = self.certificates.source.clone();
+        let now = task::spawn_blocking(move || source.stamps()).await.ok()?;
+        // Two files are not changed in one moment: taken once they have been the same for two looks.
+        let is_settled = now == std::mem::replace(&mut followed.seen, now);
+        if now == followed.known || !is_settled {
+            return None;
+        }
+        followed.known = now;
+        let source = self.certificates.source.clone();
+        let loaded = match task::spawn_blocking(move || source.load()).await {
+            Ok(loaded) => loaded.map_err(|failure| failure.message),
+            Err(error) => Err(error.to_string()),
+        };
+        Some(loaded.map(|loaded| self.certificates.current.store(Arc::new(loaded))))
     }
 
     /// For the log.

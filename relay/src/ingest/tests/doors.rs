@@ -155,7 +155,7 @@ async fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
         handshake_timeout: Duration::from_mins(1),
         ..LIMITS
     };
-    let mut relay = Relay::start_as(limits, &[], Some(tls)).await;
+    let mut relay = Relay::start_as(limits, &[], Some(tls.clone())).await;
     let before = authority.connect(&relay, "old.example").await.unwrap();
     authority.issue(&["new.example"]);
     let changed = Instant::now();
@@ -164,7 +164,14 @@ async fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
         time::sleep(Duration::from_millis(100)).await;
     }
     std::fs::write(authority.file("relay.crt"), "-----BEGIN CERTIFICATE-----\n").unwrap();
-    time::sleep(Duration::from_millis(3_500)).await;
+    let mut followed = tls.followed();
+    let refused = loop {
+        assert!(changed.elapsed() < PATIENCE, "it is not looked at");
+        if let Some(Err(why)) = tls.look(&mut followed).await {
+            break why;
+        }
+    };
+    assert!(refused.contains("relay.crt"), "{refused}");
     authority.connect(&relay, "new.example").await.unwrap();
     // Who was there before goes on.
     let mut phone = Phone::over(before);

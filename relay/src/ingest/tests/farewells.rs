@@ -90,6 +90,7 @@ async fn wrong_keys_that_fill_an_addresss_share_make_room_for_the_right_one() {
         phone.publish("truck1", "wrong-key").await;
         wrong.push(phone);
     }
+    // Until they are read, and wait for their answers: of that, nothing is to be seen from outside.
     time::sleep(Duration::from_millis(100)).await;
     let mut phone = Phone::connect(&relay).await;
     phone.publish("truck1", "front-camera").await;
