@@ -8,6 +8,7 @@
 # Environment: NDI_ACCEPT=1 accepts NDI's licence without asking; CARGO names another cargo.
 set -eu
 cd "$(dirname "$0")/../.."
+PATH=$PATH:/usr/sbin:/sbin
 CARGO=${CARGO:-cargo}
 here=tests/scripts
 
@@ -16,11 +17,13 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 # Build: compiler and C headers for FFmpeg (bindings are made by libclang) and SQLite.
 # Run: FFmpeg as the encoder of the demo and the tests, Avahi's client library (libndi does not load without it),
-# unshare and ip for the private network namespace, kill and ps for the tests, pip and its Python to fetch the NDI runtime.
+# unshare and ip for the private network namespace, kill and ps for the tests, pip and its Python to fetch the NDI runtime;
+# for the laboratory of bad links (`make lab`) NAT, ping, and SRT to compare with.
 packages="build-essential pkg-config libclang-dev
     libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev
     ffmpeg libavahi-client3 libavahi-common3 iproute2 procps util-linux ca-certificates
-    python3 python3-pip"
+    python3 python3-pip
+    conntrack nftables iputils-ping srt-tools"
 
 step "1/3 System packages"
 if command -v dpkg-query >/dev/null; then
@@ -45,7 +48,7 @@ if command -v dpkg-query >/dev/null; then
     fi
 else
     echo "Not Debian or Ubuntu: looking for the programs and libraries themselves."
-    for program in cc pkg-config ffmpeg ip ps unshare python3; do
+    for program in cc pkg-config ffmpeg ip ps unshare python3 nft conntrack ping srt-live-transmit; do
         command -v "$program" >/dev/null || die "no '$program'; install this distribution's equivalents of:
 $packages"
     done

@@ -8,6 +8,8 @@ pub mod fight;
 pub mod harness;
 pub mod hostile;
 pub mod kills;
+#[cfg(target_os = "linux")]
+pub mod lab;
 pub mod lagging;
 pub mod link;
 pub mod metrics;
