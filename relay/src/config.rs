@@ -227,7 +227,8 @@ pub struct LimitsConfig {
     #[serde(deserialize_with = "config::text")]
     pub idle_timeout: Span,
     /// What an encoder may send before its key is accepted, and so the most that it can make the relay keep; no message
-    /// may be larger. Default 64 KiB: a handshake is 3 KiB, all commands together take less than one.
+    /// may be larger. Default 32 KiB: a handshake is 3 KiB, all commands together take less than one; with what a
+    /// connection costs besides, a stranger then takes less than 64 KiB of memory.
     #[serde(deserialize_with = "config::text")]
     pub unauthenticated_bytes: UnauthenticatedSize,
     /// The largest message of an encoder that publishes. Default 8 MiB: sixteen times a 4K intra picture at 100 Mbit/s.
@@ -265,7 +266,7 @@ impl Default for LimitsConfig {
             rtmp_connections_per_address: Count(64),
             handshake_timeout: Span(Duration::from_secs(10)),
             idle_timeout: Span(Duration::from_secs(10)),
-            unauthenticated_bytes: UnauthenticatedSize::of(64 * KIB),
+            unauthenticated_bytes: UnauthenticatedSize::of(32 * KIB),
             message_bytes: MessageSize::of(8 * MIB),
             publisher_bitrate: Bitrate::mbit(200),
             wrong_key_delay: Span(Duration::from_secs(1)),
@@ -467,7 +468,7 @@ mod tests {
             rtmp_connections_per_address = 10
             handshake_timeout = "5s"
             idle_timeout = "1m"
-            unauthenticated_bytes = "32KiB"
+            unauthenticated_bytes = "48KiB"
             message_bytes = "1MiB"
             publisher_bitrate = "20Mbit/s"
             wrong_key_delay = "2s"
@@ -483,7 +484,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.limits.publishers_per_studio.get(), 4);
         assert_eq!(config.limits.idle_timeout.to_string(), "1m");
-        assert_eq!(config.limits.unauthenticated_bytes.get(), 32 * 1024);
+        assert_eq!(config.limits.unauthenticated_bytes.get(), 48 * 1024);
         assert_eq!(config.limits.publisher_bitrate.to_string(), "20Mbit/s");
         assert_eq!(config.rtmp.proxy_protocol_from.len(), 2);
         assert!(config.rtmps.certificate_and_key().unwrap().is_some());

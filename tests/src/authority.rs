@@ -3,12 +3,19 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
 };
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use tokio_rustls::TlsConnector;
 
 /// The files.
 #[derive(Clone, Debug)]
@@ -48,6 +55,18 @@ impl Authority {
         fs::write(&files.certificate, certificate.pem())?;
         fs::write(&files.key, key.serialize_pem())?;
         Ok(files)
+    }
+
+    /// An encoder's TLS that trusts it, and nobody else.
+    pub fn trusting(&self) -> anyhow::Result<TlsConnector> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.root)?)?;
+        let provider = Arc::new(ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Arc::new(config).into())
     }
 }
 

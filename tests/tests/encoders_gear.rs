@@ -1,4 +1,4 @@
-//! GStreamer's two RTMP elements, nginx's `push`, and RTMPS of all that speak it, with verification on and off:
+//! `GStreamer`'s two RTMP elements, nginx's `push`, and RTMPS of all that speak it, with verification on and off:
 //! `make test-encoders` installs them and runs this.
 
 #![expect(clippy::print_stderr, reason = "the figures of the run")]
@@ -97,7 +97,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
-/// Debian's, or that of PyPI.
+/// Debian's, or that of `PyPI`.
 fn ffmpeg(program: &Path, options: &[&str], url: &str) -> Command {
     let mut ffmpeg = Command::new(program);
     let seconds = (PICTURES / 30).to_string();

@@ -459,8 +459,9 @@ impl Acknowledgements {
     }
 }
 
-/// What may be sent before a publish is accepted: a handshake is 3 KiB, commands take less than one.
-pub const UNAUTHENTICATED_LEN_MAX: usize = 64 * 1024;
+/// What may be sent before a publish is accepted: a handshake is 3 KiB, commands take less than one. With what else a
+/// connection costs, TLS included, a stranger takes less than 64 KiB of memory.
+pub const UNAUTHENTICATED_LEN_MAX: usize = 32 * 1024;
 
 /// A 4K intra picture at 100 Mbit/s has 0.5 MB on average: 16 times that.
 const MESSAGE_LEN_MAX: usize = 8 * 1024 * 1024;

@@ -17,6 +17,7 @@ use tokio::{
     task::JoinSet,
     time::{self, Instant},
 };
+use tokio_rustls::TlsConnector;
 
 use super::{
     address,
@@ -121,16 +122,23 @@ async fn attack(attack: Attack, relay: SocketAddr, from: IpAddr, counts: Arc<Cou
     }
 }
 
-/// Connections without a key, each of which makes the relay keep as much as it can: the answer holds them open.
+/// Connections without a key, over TLS if there is a way to speak it, each of which makes the relay keep as much as it
+/// can: the answer holds them open.
 pub async fn greedy(
     relay: SocketAddr,
+    tls: Option<&TlsConnector>,
     count: u16,
     bytes: usize,
 ) -> anyhow::Result<Vec<rtmp::Open>> {
     let mut open = Vec::with_capacity(count.into());
     for n in 0..count {
         let from = address(4_000 + n / 20);
-        open.push(rtmp::Open::with_unfinished_message(relay, from, bytes).await?);
+        open.push(match tls {
+            Some(tls) => {
+                rtmp::Open::with_unfinished_message_in_tls(relay, tls, from, bytes).await?
+            }
+            None => rtmp::Open::with_unfinished_message(relay, from, bytes).await?,
+        });
     }
     Ok(open)
 }

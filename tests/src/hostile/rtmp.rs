@@ -14,10 +14,11 @@ use firstmile_relay::rtmp::{
     message::Command,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
     time::{self, Instant},
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::Outcome;
 use crate::encoder::SyntheticEncoder;
@@ -249,7 +250,14 @@ pub async fn publish_and_never_read(
 
 /// A connection without a key that the relay keeps something for.
 #[derive(Debug)]
-pub struct Open(#[expect(dead_code, reason = "held open")] TcpStream);
+pub struct Open(#[expect(dead_code, reason = "held open")] Stream);
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "held open")]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
 
 impl Open {
     /// Shakes hands, and begins a message of so many bytes, of which all come but the last hundred.
@@ -259,25 +267,50 @@ impl Open {
         bytes: usize,
     ) -> anyhow::Result<Self> {
         let mut socket = connect(relay, from).await?;
-        shake_hands(&mut socket).await?;
-        let mut chunks = BytesMut::new();
-        let mut encoder = firstmile_relay::rtmp::chunk::Encoder::default();
-        encoder.set_chunk_size(&mut chunks, 0x10_0000);
-        encoder.encode(
-            &mut chunks,
-            3,
-            &Message {
-                kind: kind::COMMAND_AMF0,
-                stream: 0,
-                timestamp: 0,
-                payload: vec![0x2a; bytes].into(),
-            },
-        );
-        chunks.truncate(chunks.len() - 100);
-        socket.write_all(&chunks).await?;
-        Ok(Self(socket))
+        begin_message(&mut socket, bytes).await?;
+        Ok(Self(Stream::Plain(socket)))
+    }
+
+    /// Likewise, inside TLS.
+    pub async fn with_unfinished_message_in_tls(
+        relay: SocketAddr,
+        tls: &TlsConnector,
+        from: IpAddr,
+        bytes: usize,
+    ) -> anyhow::Result<Self> {
+        let socket = connect(relay, from).await?;
+        let mut socket = tls.connect(RELAY_NAME.try_into()?, socket).await?;
+        begin_message(&mut socket, bytes).await?;
+        Ok(Self(Stream::Tls(Box::new(socket))))
     }
 }
+
+async fn begin_message<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut S,
+    bytes: usize,
+) -> anyhow::Result<()> {
+    shake_hands(socket).await?;
+    let mut chunks = BytesMut::new();
+    let mut encoder = firstmile_relay::rtmp::chunk::Encoder::default();
+    encoder.set_chunk_size(&mut chunks, 0x10_0000);
+    encoder.encode(
+        &mut chunks,
+        3,
+        &Message {
+            kind: kind::COMMAND_AMF0,
+            stream: 0,
+            timestamp: 0,
+            payload: vec![0x2a; bytes].into(),
+        },
+    );
+    chunks.truncate(chunks.len() - 100);
+    socket.write_all(&chunks).await?;
+    socket.flush().await?;
+    Ok(())
+}
+
+/// What the relay's certificate is for, where TLS is spoken.
+pub const RELAY_NAME: &str = "relay.example";
 
 /// Connects and says nothing, `count` times; the answer holds them open.
 pub async fn idle(relay: SocketAddr, from: IpAddr, count: usize) -> anyhow::Result<Vec<TcpStream>> {
@@ -294,7 +327,7 @@ async fn connect(relay: SocketAddr, from: IpAddr) -> anyhow::Result<TcpStream> {
     Ok(socket.connect(relay).await?)
 }
 
-async fn shake_hands(socket: &mut TcpStream) -> anyhow::Result<()> {
+async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S) -> anyhow::Result<()> {
     let mut hello = vec![0; 1 + 2 * BLOCK_LEN];
     hello[0] = 3;
     socket.write_all(&hello).await?;

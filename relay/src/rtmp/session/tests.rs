@@ -289,7 +289,9 @@ fn strangers_are_held_to_time_and_bytes() {
     let error = session.handle_input(0, &mut encoder.bytes);
     assert_eq!(
         error,
-        Err(SessionError::TooMuchUnauthenticated { len_max: 65_536 })
+        Err(SessionError::TooMuchUnauthenticated {
+            len_max: UNAUTHENTICATED_LEN_MAX
+        })
     );
 
     let mut encoder = Encoder::default();
