@@ -214,7 +214,7 @@ fn rtmps_with_verification_takes_the_relays_own_authority_and_no_certificate_tha
     let urls = place
         .studio
         .program()
-        .command(&["line", "url", "Camera 1"], "")?
+        .command(&["line", "list", "--json"], "")?
         .success()?;
     ensure!(urls.contains("rtmps://localhost:"), "{urls}");
     Ok(())
@@ -233,7 +233,7 @@ fn rtmps_without_verification_takes_the_certificate_that_the_relay_made() -> any
     let urls = place
         .studio
         .program()
-        .command(&["line", "url", "Camera 1"], "")?
+        .command(&["line", "list", "--json"], "")?
         .success()?;
     ensure!(!urls.contains("rtmps://"), "{urls}");
     Ok(())

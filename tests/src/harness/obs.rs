@@ -78,7 +78,7 @@ impl Obs {
         // The group's leader is not yet waited for, so its number is still its own.
         let group = format!("-{}", self.child.id());
         let sent = Command::new("sh")
-            .args(["-c", "kill -\"$1\" -- \"$2\"", "sh", name, &group])
+            .args(["-c", "kill -s \"$1\" -- \"$2\"", "sh", name, &group])
             .stderr(Stdio::null())
             .status()?;
         if !sent.success() {
