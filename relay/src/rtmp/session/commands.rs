@@ -27,7 +27,7 @@ impl Session {
             }
             "FCPublish" => self.fc_publish(command),
             "publish" => self.publish(now_us, command)?,
-            "FCUnpublish" | "deleteStream" | "closeStream" => self.unpublish(now_us),
+            "FCUnpublish" | "deleteStream" | "closeStream" => self.unpublish(now_us)?,
             "play" | "play2" => return Err(SessionError::Play),
             "_result" | "_error" | "onStatus" | "setBufferLength" => {}
             _ => self.unknown(command),
@@ -100,14 +100,17 @@ impl Session {
             key: Secret::new(key),
             encoder: connected.encoder.clone(),
         };
-        self.unpublish(now_us);
+        self.unpublish(now_us)?;
         self.stage = Stage::Deciding;
         self.events.push_back(Event::PublishRequested(request));
         Ok(())
     }
 
     /// Ends the publish, if there is one. What comes next has to earn its right again.
-    fn unpublish(&mut self, now_us: i64) {
+    ///
+    /// # Errors
+    /// When it holds more, of messages that it began to publish, than a stranger may.
+    fn unpublish(&mut self, now_us: i64) -> Result<(), SessionError> {
         if self.stage == Stage::Publishing {
             self.stage = Stage::Commands;
             self.aggregate = None;
@@ -115,7 +118,12 @@ impl Session {
             self.unauthenticated_len = 0;
             self.deadline_us = now_us.saturating_add(self.limits.publish_within_us);
             self.events.push_back(Event::Unpublished);
+            let len_max = self.limits.unauthenticated_len;
+            if self.decoder.buffered_bytes() > len_max {
+                return Err(SessionError::TooMuchUnauthenticated { len_max });
+            }
         }
+        Ok(())
     }
 
     fn unknown(&mut self, command: &Command) {

@@ -313,6 +313,31 @@ fn strangers_are_held_to_time_and_bytes() {
     );
 }
 
+/// Nor what it began to say while it published, and never ends: it counts as a stranger's again.
+#[test]
+fn who_ends_its_publish_keeps_no_more_than_a_stranger() {
+    for (begun, expected) in [
+        (100, Ok(Progress::NeedsInput)),
+        (
+            300,
+            Err(SessionError::TooMuchUnauthenticated {
+                len_max: UNAUTHENTICATED_LEN_MAX,
+            }),
+        ),
+    ] {
+        let mut encoder = publishing_encoder();
+        let mut session = Session::new(0, WITHIN_US, 1);
+        drive(&mut session, &mut encoder.bytes);
+        session.accept_publish();
+        // A picture of which so many chunks come, and a command between them.
+        encoder.send(6, &tag(kind::VIDEO, &[0x27; 100_000]));
+        encoder.bytes.truncate(12 - 1 + begun * (1 + 128));
+        encoder.call("deleteStream", 7.0, &["key"]);
+        let result = session.handle_input(0, &mut encoder.bytes);
+        assert_eq!(result, expected, "{begun} chunks");
+    }
+}
+
 #[test]
 fn no_debug_text_shows_the_key() {
     let mut encoder = publishing_encoder();
