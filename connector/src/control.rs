@@ -25,7 +25,7 @@ use crate::{
     lines::{Line, Lines, LinesError},
     spare::{self, Spare},
     status::{Notice, Rival, Severity, Status},
-    tunnel::{RelayState, Tunnels},
+    tunnel::{RelaySnapshot, RelayState, Tunnels},
 };
 
 /// One request, as it crosses the control socket.
@@ -272,13 +272,14 @@ impl Control {
         let lines = (self.lines.snapshots().into_iter())
             .map(|(id, snapshot)| self.line_status(id, snapshot, &relays))
             .collect();
+        let notices = self.notices(&relays);
         Status {
             version: env!("CARGO_PKG_VERSION"),
             host: os::host_name(),
             studio: relays.iter().find_map(|relay| relay.studio.clone()),
             relays,
             lines,
-            notices: self.notices(),
+            notices,
         }
     }
 
@@ -386,7 +387,7 @@ impl Control {
         let _ = time::timeout(DECLARED_WAIT, known).await;
     }
 
-    fn notices(&self) -> Vec<Notice> {
+    fn notices(&self, relays: &[RelaySnapshot]) -> Vec<Notice> {
         let mut notices = Vec::new();
         if let Some(text) = self.lines.refused_edit() {
             notices.push(Notice {
@@ -417,6 +418,13 @@ impl Control {
                 text: "NDI® is not available: feeds are received and decoded, but no source appears on the network."
                     .to_owned(),
                 remedy: Some(format!("Why: {text}")),
+            });
+        }
+        for (text, remedy) in relays.iter().filter_map(RelaySnapshot::detour) {
+            notices.push(Notice {
+                severity: Severity::Warning,
+                text,
+                remedy: Some(remedy),
             });
         }
         notices

@@ -12,6 +12,7 @@ mod colleague;
 mod control_stream;
 mod dial;
 mod ended;
+mod link;
 mod receiver;
 mod relay_clock;
 mod session;
@@ -49,8 +50,9 @@ pub use self::colleague::InviteError;
 use self::{
     book::{Book, Relay},
     colleague::InviteAsk,
-    dial::DialError,
+    dial::{DialError, Dialer, Ways},
     ended::Ended,
+    link::Way,
     relay_clock::RelayClock,
     session::Session,
 };
@@ -83,7 +85,7 @@ pub struct RelaySnapshot {
     pub state: RelayState,
     /// Why it is not connected, or what the relay could not take.
     pub reason: Option<String>,
-    /// `quic`.
+    /// `quic` or `tcp`.
     pub transport: &'static str,
     /// Round trip, milliseconds.
     pub rtt_ms: Option<f64>,
@@ -106,12 +108,30 @@ pub struct RelaySnapshot {
 }
 
 impl RelaySnapshot {
+    /// What the way that the tunnel goes costs, if there is a better one: a sentence, and what to do.
+    pub fn detour(&self) -> Option<(String, String)> {
+        if self.state != RelayState::Connected || self.transport != Way::Tcp.name() {
+            return None;
+        }
+        let address = &self.address;
+        let port = address.rsplit_once(':').map_or("4433", |(_, port)| port);
+        Some((
+            format!(
+                "No UDP gets through to the relay {address}, so the feeds come over TCP: a lost packet holds up everything \
+                 behind it, and pictures freeze sooner on a bad link."
+            ),
+            format!(
+                "Let UDP out to port {port} in the studio's firewall: the tunnel goes back to it by itself."
+            ),
+        ))
+    }
+
     fn dialing(relay: &Relay) -> Self {
         Self {
             address: relay.name().to_owned(),
             state: RelayState::Dialing,
             reason: None,
-            transport: "quic",
+            transport: Way::Quic.name(),
             rtt_ms: None,
             lost_percent: None,
             studio: Some(relay.studio.clone()),
@@ -307,13 +327,13 @@ impl Tunnels {
     /// Dials, checks the relay's key, redeems the token and remembers the relay.
     pub async fn join(&self, token: &JoinToken) -> Result<Joined, JoinError> {
         let shared = &self.shared;
-        let dialed = dial::dial(
-            &token.addresses,
-            &token.pins,
-            &shared.identity,
-            shared.transport,
-        )
-        .await?;
+        let dialer = Dialer {
+            addresses: token.addresses.clone(),
+            pins: token.pins.clone(),
+            identity: shared.identity.clone(),
+            transport: shared.transport,
+        };
+        let dialed = dialer.dial(Ways::after(Way::Quic)).await?;
         let address = dialed.address.clone();
         let (studio, ingest) = session::enrol(dialed, token).await?;
         info!(studio, relay = address, "joined");
@@ -482,8 +502,15 @@ async fn keep(shared: &Arc<Shared>, id: Spki, relay: Relay, stop: CancellationTo
     };
     let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     let mut clock = RelayClock::default();
+    let mut way = Way::default();
+    let dialer = Dialer {
+        addresses: relay.addresses,
+        pins: relay.pins,
+        identity: shared.identity.clone(),
+        transport: shared.transport,
+    };
     loop {
-        let wait = match attempt(shared, &relay, &status, &mut clock, &stop).await {
+        let wait = match attempt(&dialer, &status, &mut clock, &mut way, &stop).await {
             Attempt::Stopped => break,
             Attempt::WasConnected(reason) => {
                 warn!(reason, "connection to the relay lost; dialling again");
@@ -535,34 +562,34 @@ enum Attempt {
 }
 
 async fn attempt(
-    shared: &Shared,
-    relay: &Relay,
+    dialer: &Dialer,
     status: &Status,
     clock: &mut RelayClock,
+    way: &mut Way,
     stop: &CancellationToken,
 ) -> Attempt {
-    let dialed = dial::dial(
-        &relay.addresses,
-        &relay.pins,
-        &shared.identity,
-        shared.transport,
-    );
+    let dialed = dialer.dial(Ways::after(*way));
     let dialed = match stop.run_until_cancelled(dialed).await {
         None => return Attempt::Stopped,
         Some(Ok(dialed)) => dialed,
         Some(Err(error @ DialError::WrongPin(_))) => return Attempt::Refused(error.to_string()),
         Some(Err(error @ DialError::Unreachable { .. })) => {
+            // Perhaps it is another network by now.
+            *way = Way::default();
             return Attempt::Failed(error.to_string());
         }
     };
+    let lines = &status.shared.lines;
     clock.new_path();
-    let mut session = match Session::open(dialed, &shared.lines, clock, stop).await {
+    let mut session = match Session::open(dialed, lines, clock, stop).await {
         Ok(session) => session,
         Err(Ended::Stopped) => return Attempt::Stopped,
         Err(ended) if ended.is_refusal() => return Attempt::Refused(ended.to_string()),
         Err(ended) => return Attempt::Failed(ended.to_string()),
     };
-    info!(studio = session.studio(), "connected");
+    *way = session.way();
+    let transport = way.name();
+    info!(studio = session.studio(), transport, "connected");
     let (studio, ingest, address) = (
         session.studio().to_owned(),
         session.ingest(),
@@ -573,14 +600,15 @@ async fn attempt(
         snapshot.state = RelayState::Connected;
         snapshot.reason = None;
         snapshot.address = address;
+        snapshot.transport = transport;
         snapshot.studio = Some(studio);
         snapshot.ingest = ingest;
     });
     status.note(Kind::RelayConnected, "connected to the relay".to_owned());
     let (voice, said) = mpsc::channel(VOICE_MAX);
-    lock(&shared.voices).insert(status.id, voice);
+    lock(&status.shared.voices).insert(status.id, voice);
     let ended = session.serve(status, said, stop).await;
-    lock(&shared.voices).remove(&status.id);
+    lock(&status.shared.voices).remove(&status.id);
     match ended {
         Ended::Stopped => Attempt::Stopped,
         ended if ended.is_refusal() => Attempt::Refused(ended.to_string()),

@@ -145,8 +145,11 @@ impl RtmpsConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TunnelConfig {
-    /// Where connectors connect, UDP. Default `[::]:4433`.
+    /// Where connectors connect, UDP, and TCP with `tcp`. Default `[::]:4433`.
     pub listen: Listen,
+    /// Whether connectors whom UDP does not reach may come over TCP, on the same port. Default `true`.
+    #[serde(deserialize_with = "config::text")]
+    pub tcp: bool,
     /// Where connectors and encoders find this relay from outside, `HOST[:PORT]`, best first. The port is the
     /// tunnel's; the host is in encoders' URLs too. Default: the machine's own public address, if it has one.
     #[serde(deserialize_with = "config::list")]
@@ -161,6 +164,7 @@ impl Default for TunnelConfig {
     fn default() -> Self {
         Self {
             listen: Listen::at("::", 4433),
+            tcp: true,
             public_address: Vec::new(),
             congestion: Congestion::default(),
         }
@@ -455,6 +459,7 @@ mod tests {
             key = "/etc/firstmile/relay.key"
             [tunnel]
             listen = "127.0.0.1:0"
+            tcp = "false"
             public_address = ["relay.example", "[2001:db8::1]:5000"]
             congestion = "cubic"
             [https]

@@ -15,6 +15,7 @@ use firstmile_shared::{
     os,
     quic::{self, ResetKey, Transport},
     supervisor::Supervisor,
+    tcp::Acceptor,
     tls::Identity,
     tunnel::{control::IngestAddresses, scheduler},
 };
@@ -22,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::{
     auth::Directory,
-    config::Config,
+    config::{Config, TunnelConfig},
     control::{Bound, Control},
     http,
     ingest::{Connections, Desk, Ingest, Ports, RtmpIngest, Tls, tls::Source},
@@ -71,7 +72,7 @@ impl Relay {
         parts.start_registry(&mut supervisor);
         let tls = parts.start_ingest(&mut supervisor, &mut sockets, &bound, state.path())?;
         let ingest = parts.ingest_addresses(&bound, tls.as_ref());
-        parts.start_tunnel(&mut supervisor, sockets.tunnel.take(), ingest, state.path())?;
+        parts.start_tunnel(&mut supervisor, &mut sockets, ingest, state.path())?;
         parts.start_http(&mut supervisor, sockets.http.take());
         parts.tell(&bound);
         Ok(Running {
@@ -112,11 +113,14 @@ struct Sockets {
     rtmp: Option<std::net::TcpListener>,
     rtmps: Option<std::net::TcpListener>,
     tunnel: Option<std::net::UdpSocket>,
+    /// On the port of `tunnel`.
+    fallback: Option<std::net::TcpListener>,
     http: Option<std::net::TcpListener>,
 }
 
 impl Sockets {
     fn bind(config: &Config) -> Result<Self, Failure> {
+        let (tunnel, fallback) = bind_tunnel(&config.tunnel)?;
         Ok(Self {
             rtmp: net::bind_tcp(&config.rtmp.listen, "rtmp.listen")?,
             rtmps: match net::bind_tcp(&config.rtmps.listen, "rtmps.listen") {
@@ -127,7 +131,8 @@ impl Sockets {
                 }
                 other => other?,
             },
-            tunnel: net::bind_udp(&config.tunnel.listen, "tunnel.listen")?,
+            tunnel,
+            fallback,
             http: net::bind_tcp(&config.http.listen, "http.listen")?,
         })
     }
@@ -147,6 +152,43 @@ impl Sockets {
         })
     }
 }
+
+/// Both protocols on one port.
+fn bind_tunnel(
+    config: &TunnelConfig,
+) -> Result<(Option<std::net::UdpSocket>, Option<std::net::TcpListener>), Failure> {
+    let mut tries = PORT_TRIES;
+    loop {
+        let Some(udp) = net::bind_udp(&config.listen, SETTING)? else {
+            return Ok((None, None));
+        };
+        if !config.tcp {
+            return Ok((Some(udp), None));
+        }
+        let bound = udp
+            .local_addr()
+            .map_err(|error| Failure::io(SETTING, &error))?;
+        tries -= 1;
+        match net::bind_tcp(&config.listen.with_port(bound.port()), SETTING) {
+            Ok(tcp) => return Ok((Some(udp), tcp)),
+            // The system chose the port, and it was free for UDP only.
+            Err(_) if config.listen.port() == Some(0) && tries > 0 => {}
+            Err(failure) => {
+                return Err(Failure {
+                    message: format!(
+                        "{} (TCP; tunnel.tcp = false does without it)",
+                        failure.message
+                    ),
+                    ..failure
+                });
+            }
+        }
+    }
+}
+
+const SETTING: &str = "tunnel.listen";
+
+const PORT_TRIES: usize = 20;
 
 /// Everything that the components share; also what a command line alone works with.
 #[derive(Debug)]
@@ -326,13 +368,19 @@ impl Parts {
     fn start_tunnel(
         &self,
         supervisor: &mut Supervisor,
-        socket: Option<std::net::UdpSocket>,
+        sockets: &mut Sockets,
         ingest: IngestAddresses,
         state: &Path,
     ) -> Result<(), Failure> {
-        let Some(socket) = socket else {
+        let Some(socket) = sockets.tunnel.take() else {
             return Ok(());
         };
+        let fallback = (sockets.fallback.take())
+            .map(tokio::net::TcpListener::from_std)
+            .transpose()
+            .map_err(|error| Failure::io(SETTING, &error))?;
+        let acceptor = Acceptor::new(&self.identity)
+            .map_err(|error| Failure::new(ExitCode::Io, format!("tunnel.listen: {error}")))?;
         let reset_key = ResetKey::load_or_create(&state.join(RESET_KEY_FILE))?;
         let transport = Transport {
             congestion: self.config.tunnel.congestion,
@@ -346,12 +394,12 @@ impl Parts {
             self.metrics.clone(),
             ingest,
             scheduler::Limits::default(),
+            acceptor,
         );
         let shutdown = supervisor.shutdown_token();
-        supervisor.spawn(
-            "tunnel",
-            async move { tunnel.serve(endpoint, shutdown).await },
-        );
+        supervisor.spawn("tunnel", async move {
+            tunnel.serve(endpoint, fallback, shutdown).await
+        });
         Ok(())
     }
 

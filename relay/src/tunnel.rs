@@ -8,28 +8,38 @@
 
 mod admission;
 mod greeting;
+mod link;
 mod outbox;
 mod sender;
 mod session;
+mod words;
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use firstmile_shared::{
+    tcp::Acceptor,
     tls::Spki,
     tunnel::{close::Close, control::IngestAddresses, scheduler},
 };
-use quinn::{Connection, Endpoint, Incoming, VarInt};
-use tokio::{task::JoinSet, time};
+use quinn::{Endpoint, Incoming, VarInt};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span};
 
-use self::admission::{Admission, Decision};
 pub use self::outbox::Outbox;
+use self::{
+    admission::{Admission, Decision},
+    link::Link,
+};
 use crate::{
     address::canonical,
     auth::Directory,
@@ -50,19 +60,22 @@ struct Shared {
     metrics: Arc<Metrics>,
     ingest: IngestAddresses,
     queue: scheduler::Limits,
+    acceptor: Acceptor,
     admission: Mutex<Admission>,
     /// The one session of each connector.
-    sessions: Mutex<HashMap<Spki, Connection>>,
+    sessions: Mutex<HashMap<Spki, Link>>,
 }
 
 impl Tunnel {
     /// `ingest`: where encoders find this relay, as connectors are told. `queue`: what may wait for each connector.
+    /// `acceptor`: for those that come over TCP.
     pub fn new(
         directory: Directory,
         registry: Registry,
         metrics: Arc<Metrics>,
         ingest: IngestAddresses,
         queue: scheduler::Limits,
+        acceptor: Acceptor,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -71,6 +84,7 @@ impl Tunnel {
                 metrics,
                 ingest,
                 queue,
+                acceptor,
                 admission: Mutex::default(),
                 sessions: Mutex::default(),
             }),
@@ -78,18 +92,25 @@ impl Tunnel {
     }
 
     /// Accepts connectors until `shutdown`; then every session says goodbye. See
-    /// [`firstmile_shared::quic::listen`] for the endpoint.
+    /// [`firstmile_shared::quic::listen`] for the endpoint; `fallback` is for those whom UDP does not reach.
     pub async fn serve(
         &self,
         endpoint: Endpoint,
+        fallback: Option<TcpListener>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut sessions = JoinSet::new();
         loop {
-            let incoming = tokio::select! {
+            let stranger = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                incoming = endpoint.accept() => incoming,
+                incoming = endpoint.accept() => {
+                    let Some(incoming) = incoming else {
+                        anyhow::bail!("the tunnel's socket is gone");
+                    };
+                    self.judge(incoming)
+                }
+                (socket, peer) = accept(fallback.as_ref()) => self.judge_tcp(socket, peer),
                 // A session that panicked took nothing with it but itself.
                 Some(ended) = sessions.join_next() => {
                     if let Err(error) = ended {
@@ -98,12 +119,9 @@ impl Tunnel {
                     continue;
                 }
             };
-            let Some(incoming) = incoming else {
-                anyhow::bail!("the tunnel's socket is gone");
-            };
-            if let Some(stranger) = self.judge(incoming) {
+            if let Some(stranger) = stranger {
                 let tunnel = self.clone();
-                let peer = canonical(stranger.incoming.remote_address());
+                let peer = stranger.place.peer;
                 let span = info_span!("connector", %peer);
                 let shutdown = shutdown.clone();
                 sessions.spawn(
@@ -112,6 +130,7 @@ impl Tunnel {
                 );
             }
         }
+        drop(fallback);
         let goodbye = async { while sessions.join_next().await.is_some() {} };
         if time::timeout(GOODBYE_TIMEOUT, goodbye).await.is_err() {
             sessions.shutdown().await;
@@ -122,26 +141,60 @@ impl Tunnel {
 
     /// Lets a stranger in, asks it for a proof of its address, or sends it away.
     fn judge(&self, incoming: Incoming) -> Option<Stranger> {
-        let address = incoming.remote_address().ip();
+        let peer = canonical(incoming.remote_address());
         let is_validated = incoming.remote_address_validated();
-        match lock(&self.shared.admission).enter(address, is_validated) {
-            Decision::Admit => Some(Stranger {
-                incoming,
-                place: Place {
-                    shared: self.shared.clone(),
-                    address,
-                },
-            }),
+        match self.enter(peer, is_validated) {
+            Decision::Admit => Some(self.admit(Door::Quic(incoming), peer)),
             Decision::Retry => {
                 // Fails only for one that is validated.
                 let _ = incoming.retry();
                 None
             }
             Decision::Refuse => {
-                debug!(%address, "too many handshakes");
-                self.shared.metrics.refused(Refused::Full);
                 incoming.refuse();
                 None
+            }
+        }
+    }
+
+    /// Likewise; whoever has a TCP connection has proved its address.
+    fn judge_tcp(&self, socket: TcpStream, peer: SocketAddr) -> Option<Stranger> {
+        let peer = canonical(peer);
+        (self.enter(peer, true) == Decision::Admit).then(|| self.admit(Door::Tcp(socket), peer))
+    }
+
+    fn enter(&self, peer: SocketAddr, is_validated: bool) -> Decision {
+        let decision = lock(&self.shared.admission).enter(peer.ip(), is_validated);
+        if decision == Decision::Refuse {
+            debug!(%peer, "too many handshakes");
+            self.shared.metrics.refused(Refused::Full);
+        }
+        decision
+    }
+
+    fn admit(&self, door: Door, peer: SocketAddr) -> Stranger {
+        Stranger {
+            door,
+            place: Place {
+                shared: self.shared.clone(),
+                peer,
+            },
+        }
+    }
+}
+
+/// The next connection; waits for ever without a listener.
+async fn accept(listener: Option<&TcpListener>) -> (TcpStream, SocketAddr) {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            // One that left before it was accepted, or no file handles: others will go.
+            Err(error) => {
+                debug!(%error, "a TCP connection was not accepted");
+                time::sleep(ACCEPT_AGAIN).await;
             }
         }
     }
@@ -149,19 +202,25 @@ impl Tunnel {
 
 /// Somebody at the door, with a place among those who are looked at.
 struct Stranger {
-    incoming: Incoming,
+    door: Door,
     place: Place,
+}
+
+/// How it came.
+enum Door {
+    Quic(Incoming),
+    Tcp(TcpStream),
 }
 
 /// A place at the door; free again when dropped.
 struct Place {
     shared: Arc<Shared>,
-    address: IpAddr,
+    peer: SocketAddr,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.shared.admission).leave(self.address);
+        lock(&self.shared.admission).leave(self.peer.ip());
     }
 }
 
@@ -169,19 +228,18 @@ impl Drop for Place {
 struct Seat<'a> {
     shared: &'a Shared,
     spki: Spki,
-    id: usize,
+    link: &'a Link,
 }
 
 impl<'a> Seat<'a> {
     /// Takes the place; an older connection of the same connector is closed.
-    fn take(shared: &'a Shared, spki: Spki, connection: &Connection) -> Self {
-        let id = connection.stable_id();
-        let before = lock(&shared.sessions).insert(spki, connection.clone());
+    fn take(shared: &'a Shared, spki: Spki, link: &'a Link) -> Self {
+        let before = lock(&shared.sessions).insert(spki, link.clone());
         if let Some(before) = before {
             info!("replaces an older connection of the same connector");
-            close(&before, Close::Replaced);
+            before.close(Close::Replaced);
         }
-        Self { shared, spki, id }
+        Self { shared, spki, link }
     }
 }
 
@@ -190,15 +248,11 @@ impl Drop for Seat<'_> {
         let mut sessions = lock(&self.shared.sessions);
         if sessions
             .get(&self.spki)
-            .is_some_and(|now| now.stable_id() == self.id)
+            .is_some_and(|now| now.is_same(self.link))
         {
             sessions.remove(&self.spki);
         }
     }
-}
-
-fn close(connection: &Connection, close: Close) {
-    connection.close(VarInt::from_u32(close.code()), close.sentence().as_bytes());
 }
 
 async fn close_endpoint(endpoint: &Endpoint) {
@@ -213,6 +267,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// For sessions to flush and say goodbye, within the grace period of the program.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests;

@@ -404,6 +404,23 @@ impl Listen {
             port,
         }
     }
+
+    /// Its port; 0 asks the system for one.
+    pub const fn port(&self) -> Option<u16> {
+        match self {
+            Self::Off => None,
+            Self::At { port, .. } => Some(*port),
+        }
+    }
+
+    /// The same host on another port.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> Self {
+        match self {
+            Self::Off => Self::Off,
+            Self::At { host, .. } => Self::at(host, port),
+        }
+    }
 }
 
 impl FromStr for Listen {

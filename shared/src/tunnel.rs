@@ -1,10 +1,11 @@
-//! The tunnel between a connector and a relay: what travels on its QUIC streams, and which unit goes next.
+//! The tunnel between a connector and a relay: what travels on its streams, over QUIC or TCP, and which unit goes next.
 //!
 //! Normative text: `shared/PROTOCOL.md`. Everything below is pure: bytes and times in, bytes and decisions out.
 
 pub mod clock;
 pub mod close;
 pub mod control;
+pub mod frame;
 pub mod scheduler;
 pub mod unit;
 

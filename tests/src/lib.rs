@@ -5,6 +5,7 @@ pub mod authority;
 pub mod bench;
 pub mod encoder;
 pub mod fight;
+pub mod forwarder;
 pub mod harness;
 pub mod hostile;
 pub mod kills;

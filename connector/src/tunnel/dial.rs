@@ -1,7 +1,8 @@
 //! From a relay's addresses to a connection whose other end has the pinned key.
 //!
 //! Names are resolved afresh at each dial. All addresses are tried, IPv6 and IPv4 in turn, each a moment after the
-//! one before; the first that is the right relay wins (happy eyeballs, RFC 8305).
+//! one before; the first that is the right relay wins (happy eyeballs, RFC 8305). TCP is tried too, after a head start for
+//! QUIC: it is for networks that let no UDP through.
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
@@ -9,23 +10,51 @@ use firstmile_shared::{
     config::Listen,
     net,
     quic::{self, Transport},
+    tcp,
     tls::{Identity, Pins, SERVER_NAME, Spki, WrongPin},
 };
-use quinn::{Connection, ConnectionError, Endpoint};
+use quinn::ConnectionError;
 use tokio::{
     net::lookup_host,
     task::JoinSet,
     time::{self, Instant},
 };
 
+use super::link::{Link, Way};
+
+/// Whom to dial, and as whom.
+#[derive(Clone, Debug)]
+pub(super) struct Dialer {
+    pub(super) addresses: Vec<String>,
+    pub(super) pins: Vec<Spki>,
+    pub(super) identity: Identity,
+    pub(super) transport: Transport,
+}
+
 /// A connection to the right relay, not yet greeted.
 #[derive(Debug)]
 pub(super) struct Dialed {
-    pub(super) connection: Connection,
+    pub(super) link: Link,
     /// The address, of those that were given, that led there.
     pub(super) address: String,
-    /// Lives as long as the connection.
-    pub(super) endpoint: Endpoint,
+}
+
+/// Which ways to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ways {
+    /// QUIC, and TCP so much later.
+    Both { tcp_after: Duration },
+}
+
+impl Ways {
+    /// All, as the last connection to this relay suggests.
+    pub(super) const fn after(last: Way) -> Self {
+        let tcp_after = match last {
+            Way::Quic => TCP_AFTER,
+            Way::Tcp => Duration::ZERO,
+        };
+        Self::Both { tcp_after }
+    }
 }
 
 /// Why no address led to the relay.
@@ -50,55 +79,100 @@ fn unreachable(tried: &[(String, String)]) -> String {
     format!("the relay can't be reached ({})", list.join("; "))
 }
 
-/// Tries all addresses; takes [`DIAL_TIMEOUT`] at most.
-pub(super) async fn dial(
-    addresses: &[String],
-    pins: &[Spki],
-    identity: &Identity,
-    transport: Transport,
-) -> Result<Dialed, DialError> {
-    let mut failures = Failures::default();
-    let mut candidates = VecDeque::from(resolve(addresses, &mut failures).await);
-    let mut attempts = JoinSet::new();
-    let deadline = Instant::now() + DIAL_TIMEOUT;
-    let mut next_at = Instant::now();
-    while !(attempts.is_empty() && candidates.is_empty()) {
-        tokio::select! {
-            biased;
-            Some(ended) = attempts.join_next() => match ended {
-                // The other attempts end when the set is dropped; their connections are closed with them.
-                Ok(Ok(dialed)) => return Ok(dialed),
-                Ok(Err(failed)) => {
-                    failures.add(failed);
-                    // No need to wait for the next turn.
-                    next_at = Instant::now();
-                }
-                Err(_) => {}
-            },
-            () = time::sleep_until(next_at), if !candidates.is_empty() => {
-                if let Some(candidate) = candidates.pop_front() {
-                    let (identity, pins) = (identity.clone(), pins.to_vec());
-                    attempts.spawn(attempt(candidate, pins, identity, transport));
-                }
-                next_at = Instant::now() + STAGGER;
+impl Dialer {
+    /// Tries all addresses; takes [`DIAL_TIMEOUT`] at most.
+    pub(super) async fn dial(&self, ways: Ways) -> Result<Dialed, DialError> {
+        let mut failures = Failures::default();
+        let sockets = resolve(&self.addresses, &mut failures).await;
+        let start = Instant::now();
+        let mut quic = Queue::new(&sockets, Way::Quic, start);
+        let Ways::Both { tcp_after } = ways;
+        let mut tcp = Queue::new(&sockets, Way::Tcp, start + tcp_after);
+        let mut attempts: JoinSet<Result<Dialed, Failed>> = JoinSet::new();
+        let mut quic_attempts = quic.candidates.len();
+        let deadline = start + DIAL_TIMEOUT;
+        while !(attempts.is_empty() && quic.candidates.is_empty() && tcp.candidates.is_empty()) {
+            if quic_attempts == 0 {
+                // Nothing is waited for any more.
+                tcp.next_at = tcp.next_at.min(Instant::now());
             }
-            () = time::sleep_until(deadline) => {
-                failures.timed_out(addresses);
-                break;
-            }
+            let candidate = tokio::select! {
+                biased;
+                Some(ended) = attempts.join_next() => {
+                    match ended {
+                        // The other attempts end when the set is dropped; their connections are closed with them.
+                        Ok(Ok(dialed)) => return Ok(dialed),
+                        Ok(Err(failed)) => {
+                            // No need to wait for the next turn.
+                            match failed.way {
+                                Way::Quic => {
+                                    quic.next_at = Instant::now();
+                                    quic_attempts = quic_attempts.saturating_sub(1);
+                                }
+                                Way::Tcp => tcp.next_at = tcp.next_at.min(Instant::now()),
+                            }
+                            failures.add(failed);
+                        }
+                        Err(_) => {}
+                    }
+                    continue;
+                }
+                candidate = quic.next() => candidate,
+                candidate = tcp.next() => candidate,
+                () = time::sleep_until(deadline) => {
+                    failures.timed_out(&self.addresses);
+                    break;
+                }
+            };
+            attempts.spawn(attempt(candidate, self.clone()));
+        }
+        Err(failures.into_error())
+    }
+}
+
+/// What is yet to be tried one way.
+struct Queue {
+    candidates: VecDeque<Candidate>,
+    next_at: Instant,
+}
+
+impl Queue {
+    fn new(sockets: &[(String, SocketAddr)], way: Way, next_at: Instant) -> Self {
+        let candidates = sockets.iter().map(|(address, socket)| Candidate {
+            address: address.clone(),
+            socket: *socket,
+            way,
+        });
+        Self {
+            candidates: candidates.collect(),
+            next_at,
         }
     }
-    Err(failures.into_error())
+
+    /// The next when it is its turn; waits for ever when there is none. Cancel-safe.
+    async fn next(&mut self) -> Candidate {
+        if self.candidates.is_empty() {
+            return std::future::pending().await;
+        }
+        time::sleep_until(self.next_at).await;
+        self.next_at = Instant::now() + STAGGER;
+        match self.candidates.pop_front() {
+            Some(candidate) => candidate,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Candidate {
     address: String,
     socket: SocketAddr,
+    way: Way,
 }
 
 struct Failed {
     address: String,
+    way: Way,
     reason: String,
     wrong_pin: Option<WrongPin>,
 }
@@ -132,18 +206,15 @@ impl Failures {
 }
 
 /// All sockets of all addresses: IPv6 and IPv4 of each take turns.
-async fn resolve(addresses: &[String], failures: &mut Failures) -> Vec<Candidate> {
-    let mut candidates = Vec::new();
+async fn resolve(addresses: &[String], failures: &mut Failures) -> Vec<(String, SocketAddr)> {
+    let mut all = Vec::new();
     for address in addresses {
         let found = time::timeout(RESOLVE_TIMEOUT, lookup_host(address.as_str())).await;
         let reason = match found {
             Ok(Ok(sockets)) => {
                 let sockets = in_turn(sockets);
                 if !sockets.is_empty() {
-                    candidates.extend(sockets.into_iter().map(|socket| Candidate {
-                        address: address.clone(),
-                        socket,
-                    }));
+                    all.extend(sockets.into_iter().map(|socket| (address.clone(), socket)));
                     continue;
                 }
                 "the name has no address".to_owned()
@@ -153,8 +224,8 @@ async fn resolve(addresses: &[String], failures: &mut Failures) -> Vec<Candidate
         };
         failures.tried.push((address.clone(), reason));
     }
-    candidates.truncate(CANDIDATES_MAX);
-    candidates
+    all.truncate(SOCKETS_MAX);
+    all
 }
 
 /// IPv6 first, then one of each.
@@ -171,51 +242,62 @@ fn in_turn(sockets: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-async fn attempt(
-    candidate: Candidate,
-    pins: Vec<Spki>,
-    identity: Identity,
-    transport: Transport,
-) -> Result<Dialed, Failed> {
-    let Candidate { address, socket } = candidate;
-    let pins = Pins::new(pins);
+async fn attempt(candidate: Candidate, dialer: Dialer) -> Result<Dialed, Failed> {
+    let Candidate {
+        address,
+        socket,
+        way,
+    } = candidate;
+    let pins = Pins::new(dialer.pins.clone());
+    let connecting = async {
+        match way {
+            Way::Quic => connect_quic(socket, pins.clone(), &dialer).await,
+            Way::Tcp => tcp::connect(socket, &dialer.identity, pins.clone())
+                .await
+                .map(Link::tcp)
+                .map_err(|error| error.to_string()),
+        }
+    };
+    let reason = match time::timeout(ATTEMPT_TIMEOUT, connecting).await {
+        Ok(Ok(link)) => return Ok(Dialed { link, address }),
+        Ok(Err(reason)) => reason,
+        Err(_) if way == Way::Tcp => "no answer (TCP)".to_owned(),
+        Err(_) => NO_ANSWER.to_owned(),
+    };
     let shown = if address == socket.to_string() {
-        address.clone()
+        address
     } else {
         format!("{address} ({})", socket.ip())
     };
-    let fail = |reason: String, wrong_pin| Failed {
-        address: shown.clone(),
-        reason,
+    let wrong_pin = pins.wrong_pin();
+    Err(Failed {
+        address: shown,
+        way,
+        reason: wrong_pin.as_ref().map_or(reason, ToString::to_string),
         wrong_pin,
-    };
+    })
+}
+
+async fn connect_quic(
+    socket: SocketAddr,
+    pins: std::sync::Arc<Pins>,
+    dialer: &Dialer,
+) -> Result<Link, String> {
     let any = if socket.is_ipv6() { "::" } else { "0.0.0.0" };
-    let bound = match net::bind_udp(&Listen::at(any, 0), "the tunnel's own port") {
-        Ok(Some(bound)) => bound,
-        Ok(None) => return Err(fail("no socket".to_owned(), None)),
-        Err(error) => return Err(fail(error.to_string(), None)),
-    };
-    let endpoint = quic::dialer(bound).map_err(|error| fail(error.to_string(), None))?;
-    let config = quic::client_config(&identity, pins.clone(), transport)
-        .map_err(|error| fail(error.to_string(), None))?;
-    let connecting = endpoint
+    let bound = net::bind_udp(&Listen::at(any, 0), "the tunnel's own port")
+        .map_err(|error| error.to_string())?
+        .ok_or("no socket")?;
+    let endpoint = quic::dialer(bound).map_err(|error| error.to_string())?;
+    let config = quic::client_config(&dialer.identity, pins, dialer.transport)
+        .map_err(|error| error.to_string())?;
+    let connection = endpoint
         .connect_with(config, socket, SERVER_NAME)
-        .map_err(|error| fail(error.to_string(), None))?;
-    match time::timeout(ATTEMPT_TIMEOUT, connecting).await {
-        Ok(Ok(connection)) => Ok(Dialed {
-            connection,
-            address,
-            endpoint,
-        }),
-        Ok(Err(error)) => {
-            let wrong_pin = pins.wrong_pin();
-            let reason = wrong_pin
-                .as_ref()
-                .map_or_else(|| reason(&error), ToString::to_string);
-            Err(fail(reason, wrong_pin))
-        }
-        Err(_) => Err(fail(NO_ANSWER.to_owned(), None)),
-    }
+        .map_err(|error| error.to_string())?
+        .await
+        .map_err(|error| reason(&error))?;
+    Link::quic(connection, endpoint)
+        .await
+        .map_err(|ended| ended.to_string())
 }
 
 /// What an operator can do something with.
@@ -233,6 +315,9 @@ fn reason(error: &ConnectionError) -> String {
 const NO_ANSWER: &str =
     "no answer; is the relay running, and does every firewall on the way let UDP through?";
 
+/// QUIC's head start: a few round trips of a slow mobile network.
+const TCP_AFTER: Duration = Duration::from_millis(500);
+
 /// The connection attempt delay of RFC 8305.
 const STAGGER: Duration = Duration::from_millis(250);
 
@@ -242,7 +327,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A name with more addresses than this is not a relay's.
-const CANDIDATES_MAX: usize = 16;
+const SOCKETS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -278,19 +363,25 @@ mod tests {
         let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let silent = silent.local_addr().unwrap().to_string();
         let addresses = ["no-port".to_owned(), silent.clone()];
-        let error = dial(
-            &addresses,
-            &[Spki([0; 32])],
-            &Identity::ephemeral().unwrap(),
-            Transport::default(),
-        )
-        .await
-        .unwrap_err()
-        .to_string();
+        let dialer = Dialer {
+            addresses: addresses.to_vec(),
+            pins: vec![Spki([0; 32])],
+            identity: Identity::ephemeral().unwrap(),
+            transport: Transport::default(),
+        };
+        let error = dialer
+            .dial(Ways::after(Way::Quic))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("no-port: the name can't be resolved"),
             "{error}"
         );
         assert!(error.contains(&format!("{silent}: no answer")), "{error}");
+        assert!(
+            error.contains(&format!("{silent}: nobody listens there (TCP)")),
+            "{error}"
+        );
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use firstmile_shared::{
+    tcp::TcpError,
     text,
     tunnel::{close::Close, control::ControlError},
 };
@@ -37,6 +38,9 @@ pub(super) enum Ended {
     /// The network.
     #[error("{}", lost(.0))]
     Connection(ConnectionError),
+    /// The network, or what came is not this protocol, over TCP.
+    #[error("{}", lost_tcp(.0))]
+    Tcp(#[from] TcpError),
     /// The control stream.
     #[error("the relay ended the control stream")]
     NoControl,
@@ -66,6 +70,7 @@ impl Ended {
             | Self::Silent
             | Self::NoWelcome
             | Self::Connection(_)
+            | Self::Tcp(_)
             | Self::NoControl
             | Self::Protocol(_)
             | Self::BadSalt => false,
@@ -76,6 +81,7 @@ impl Ended {
     pub(super) const fn close(&self) -> Close {
         match self {
             Self::Protocol(_) | Self::BadSalt => Close::Protocol,
+            Self::Tcp(error) => error.close(),
             Self::Silent | Self::NoWelcome => Close::TooSlow,
             _ => Close::Bye,
         }
@@ -116,6 +122,13 @@ fn lost(error: &ConnectionError) -> String {
         ConnectionError::TimedOut => "the network to the relay was lost".to_owned(),
         ConnectionError::Reset => "the relay was restarted".to_owned(),
         other => format!("the connection to the relay was lost ({other})"),
+    }
+}
+
+fn lost_tcp(error: &TcpError) -> String {
+    match error.close() {
+        Close::Protocol => format!("the relay broke the tunnel protocol: {error}"),
+        _ => format!("the connection to the relay was lost ({error})"),
     }
 }
 

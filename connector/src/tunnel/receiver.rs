@@ -16,6 +16,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use firstmile_shared::tunnel::{
     close::Reset,
+    frame::Spoiled,
     unit::{STREAM_LEN_MAX, Unit, UnitError},
 };
 use quinn::{ReadError, RecvStream, VarInt};
@@ -33,6 +34,9 @@ pub(super) enum LostUnit {
     /// Not a unit.
     #[error(transparent)]
     Invalid(#[from] UnitError),
+    /// Over TCP: too long, or no room.
+    #[error(transparent)]
+    Spoiled(#[from] Spoiled),
     /// Longer than a unit can be.
     #[error("more than {STREAM_LEN_MAX} bytes")]
     TooLong,

@@ -16,13 +16,12 @@ use firstmile_shared::{
     token::JoinToken,
     tunnel::{
         VERSION,
-        clock::{HEARTBEAT, Ping, Pong},
+        clock::{HEARTBEAT, Pong},
         close::Close,
         control::{FromConnector, FromRelay, IngestAddresses, LINES_MAX, LineDeclaration},
         unit::{Unit, UnitError},
     },
 };
-use quinn::{Connection, Endpoint, VarInt};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::{
     sync::{mpsc, watch},
@@ -34,10 +33,10 @@ use tracing::{debug, warn};
 use super::{
     Status,
     colleague::InviteAsk,
-    control_stream::Control,
     dial::Dialed,
     ended::{Ended, SILENCE_MAX},
-    receiver::{LostUnit, Receiver},
+    link::{Arrival, Link, Way},
+    receiver::LostUnit,
     relay_clock::RelayClock,
 };
 use crate::{
@@ -50,22 +49,21 @@ pub(super) async fn enrol(
     dialed: Dialed,
     token: &JoinToken,
 ) -> Result<(String, IngestAddresses), Ended> {
-    let Dialed {
-        connection,
-        endpoint,
-        ..
-    } = dialed;
+    let Dialed { mut link, .. } = dialed;
     let words = async {
-        let mut control = Control::open(&connection).await?;
-        control.say(&FromConnector::Enrol {
+        link.say(&FromConnector::Enrol {
             token: token.id.clone(),
             secret: token.secret.clone(),
             name: os::host_name(),
         });
         loop {
-            match control.next().await? {
-                FromRelay::Enrolled { studio, ingest } => return Ok((studio, ingest)),
-                FromRelay::Refused { code, message } => return Err(Ended::refused(code, &message)),
+            match link.next().await? {
+                Arrival::Message(FromRelay::Enrolled { studio, ingest }) => {
+                    return Ok((studio, ingest));
+                }
+                Arrival::Message(FromRelay::Refused { code, message }) => {
+                    return Err(Ended::refused(code, &message));
+                }
                 _ => {}
             }
         }
@@ -73,20 +71,17 @@ pub(super) async fn enrol(
     let answer = time::timeout(ENROL_TIMEOUT, words)
         .await
         .unwrap_or(Err(Ended::NoWelcome));
-    goodbye(&connection, &endpoint, Close::Bye).await;
+    link.close(Close::Bye).await;
     answer
 }
 
 /// A session that was welcomed.
 pub(super) struct Session<'a> {
-    connection: Connection,
-    endpoint: Endpoint,
+    link: Link,
     address: String,
-    control: Control,
     lines: &'a Lines,
     sets: watch::Receiver<Arc<LineSet>>,
     clock: &'a mut RelayClock,
-    receiver: Receiver,
     studio: String,
     salt: [u8; 32],
     ingest: IngestAddresses,
@@ -125,45 +120,48 @@ impl<'a> Session<'a> {
         clock: &'a mut RelayClock,
         stop: &CancellationToken,
     ) -> Result<Self, Ended> {
-        let Dialed {
-            connection,
-            address,
-            endpoint,
-        } = dialed;
+        let Dialed { mut link, address } = dialed;
         let welcome = stop
-            .run_until_cancelled(time::timeout(WELCOME_TIMEOUT, hello(&connection)))
+            .run_until_cancelled(time::timeout(WELCOME_TIMEOUT, hello(&mut link)))
             .await
             .map_or(Err(Ended::Stopped), |welcome| {
                 welcome.unwrap_or(Err(Ended::NoWelcome))
             });
         match welcome {
-            Ok((control, welcome)) => Ok(Self {
-                connection,
-                endpoint,
-                address,
-                control,
-                lines,
-                sets: lines.watch(),
-                clock,
-                receiver: Receiver::default(),
-                studio: welcome.studio,
-                salt: welcome.salt,
-                ingest: welcome.ingest,
-                heard: Instant::now(),
-                feeds: BTreeSet::new(),
-                infos: BTreeMap::new(),
-                accepted: BTreeMap::new(),
-                losers: BTreeMap::new(),
-                told: Default::default(),
-                played: BTreeMap::new(),
-                early: Early::default(),
-                asked: VecDeque::new(),
-            }),
+            Ok(welcome) => {
+                let session = Self {
+                    link,
+                    address,
+                    lines,
+                    sets: lines.watch(),
+                    clock,
+                    studio: welcome.studio,
+                    salt: welcome.salt,
+                    ingest: welcome.ingest,
+                    heard: Instant::now(),
+                    feeds: BTreeSet::new(),
+                    infos: BTreeMap::new(),
+                    accepted: BTreeMap::new(),
+                    losers: BTreeMap::new(),
+                    told: Default::default(),
+                    played: BTreeMap::new(),
+                    early: welcome.early,
+                    asked: VecDeque::new(),
+                };
+                for (pong, now_us) in welcome.pongs {
+                    session.clock.record(pong, now_us);
+                }
+                Ok(session)
+            }
             Err(ended) => {
-                goodbye(&connection, &endpoint, ended.close()).await;
+                link.close(ended.close()).await;
                 Err(ended)
             }
         }
+    }
+
+    pub(super) const fn way(&self) -> Way {
+        self.link.way()
     }
 
     pub(super) fn studio(&self) -> &str {
@@ -198,10 +196,10 @@ impl<'a> Session<'a> {
             }
         }
         if matches!(ended, Ended::Stopped) {
-            self.control.say(&FromConnector::Bye { reason });
-            let _ = time::timeout(GOODBYE_TIMEOUT, self.control.flush()).await;
+            self.link.say(&FromConnector::Bye { reason });
+            let _ = time::timeout(GOODBYE_TIMEOUT, self.link.flush()).await;
         }
-        goodbye(&self.connection, &self.endpoint, ended.close()).await;
+        self.link.close(ended.close()).await;
         ended
     }
 
@@ -212,8 +210,6 @@ impl<'a> Session<'a> {
         stop: &CancellationToken,
         mut asks: mpsc::Receiver<InviteAsk>,
     ) -> Ended {
-        let connection = self.connection.clone();
-        let mut closed = pin!(connection.closed());
         let mut stopping = pin!(stop.cancelled());
         let mut heartbeat = time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -222,35 +218,29 @@ impl<'a> Session<'a> {
         look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         self.sets.mark_changed();
         if let Some(format) = self.lines.show_format() {
-            self.control.say(&FromConnector::Show { format });
+            self.link.say(&FromConnector::Show { format });
         }
         loop {
             tokio::select! {
                 biased;
-                error = &mut closed => return self.last_words(error.into()),
                 () = &mut stopping => return Ended::Stopped,
                 _ = heartbeat.tick() => {
                     if self.heard.elapsed() > SILENCE_MAX {
                         return Ended::Silent;
                     }
-                    ping(&connection);
+                    self.link.ping();
                 }
-                datagram = connection.read_datagram() => match datagram {
-                    Ok(datagram) => self.pong(&datagram),
-                    Err(error) => return self.last_words(error.into()),
-                },
-                stream = connection.accept_uni() => match stream {
-                    Ok(stream) => {
-                        if let Some(answer) = self.receiver.take(stream).await {
-                            self.unit(answer);
+                arrival = self.link.next() => {
+                    let ended = match arrival {
+                        Ok(Arrival::Message(message)) => self.hear(message, status),
+                        Ok(Arrival::Pong(pong)) => {
+                            self.pong(pong);
+                            None
                         }
-                    }
-                    Err(error) => return self.last_words(error.into()),
-                },
-                answer = self.receiver.next() => self.unit(answer),
-                message = self.control.next() => {
-                    let ended = match message {
-                        Ok(message) => self.hear(message, status),
+                        Ok(Arrival::Unit(answer)) => {
+                            self.unit(answer);
+                            None
+                        }
                         Err(ended) => Some(self.last_words(ended)),
                     };
                     if let Some(ended) = ended {
@@ -264,10 +254,10 @@ impl<'a> Session<'a> {
                     self.declare();
                 }
                 Some(ask) = asks.recv() => {
-                    self.control.say(&FromConnector::Invite {});
+                    self.link.say(&FromConnector::Invite {});
                     self.asked.push_back(ask);
                 }
-                Some(message) = said.recv() => self.control.say(&message),
+                Some(message) = said.recv() => self.link.say(&message),
                 _ = look.tick() => {
                     self.tell_tally();
                     self.tell_played();
@@ -279,7 +269,7 @@ impl<'a> Session<'a> {
 
     /// A refusal that arrived together with the close says more than its code.
     fn last_words(&mut self, ended: Ended) -> Ended {
-        while let Ok(Some(message)) = self.control.received() {
+        while let Ok(Some(message)) = self.link.received() {
             if let FromRelay::Refused { code, message } = message {
                 return Ended::refused(code, &message);
             }
@@ -296,8 +286,7 @@ impl<'a> Session<'a> {
             .max()
             .unwrap_or(0);
         let streams = quic::streams_max(set.lines.len(), Duration::from_millis(longest_ms.into()));
-        self.connection
-            .set_max_concurrent_uni_streams(VarInt::from_u32(streams));
+        self.link.grant_streams(streams);
         if set.lines.len() > LINES_MAX {
             warn!("only the first {LINES_MAX} lines are declared to the relay");
         }
@@ -316,17 +305,14 @@ impl<'a> Session<'a> {
                 max_lag_ms: line.settings.max_lag.0,
             })
             .collect();
-        self.control.say(&FromConnector::Declare {
+        self.link.say(&FromConnector::Declare {
             generation: set.generation,
             lines,
         });
     }
 
-    fn pong(&mut self, datagram: &[u8]) {
+    fn pong(&mut self, pong: Pong) {
         let now_us = clock::now_us();
-        let Some(pong) = Pong::decode(datagram) else {
-            return;
-        };
         self.heard = Instant::now();
         self.clock.record(pong, now_us);
         for (line, publisher) in &self.feeds {
@@ -414,53 +400,49 @@ struct Welcome {
     studio: String,
     salt: [u8; 32],
     ingest: IngestAddresses,
+    /// And when they came.
+    pongs: Vec<(Pong, i64)>,
+    early: Early,
 }
 
-async fn hello(connection: &Connection) -> Result<(Control, Welcome), Ended> {
+async fn hello(link: &mut Link) -> Result<Welcome, Ended> {
     // By the time the first unit comes, the relay's clock is known.
-    ping(connection);
-    let mut control = Control::open(connection).await?;
-    control.say(&FromConnector::Hello {
+    link.ping();
+    link.say(&FromConnector::Hello {
         version: VERSION,
         name: os::host_name(),
         software: SOFTWARE.to_owned(),
         session: session_id(),
     });
+    let (mut pongs, mut early) = (Vec::new(), Early::default());
     loop {
-        match control.next().await? {
-            FromRelay::Welcome {
+        match link.next().await? {
+            Arrival::Message(FromRelay::Welcome {
                 studio,
                 salt,
                 ingest,
                 ..
-            } => {
+            }) => {
                 let salt = from_hex(&salt).ok_or(Ended::BadSalt)?;
-                return Ok((
-                    control,
-                    Welcome {
-                        studio,
-                        salt,
-                        ingest,
-                    },
-                ));
+                return Ok(Welcome {
+                    studio,
+                    salt,
+                    ingest,
+                    pongs,
+                    early,
+                });
             }
-            FromRelay::Refused { code, message } => return Err(Ended::refused(code, &message)),
-            _ => {}
+            Arrival::Message(FromRelay::Refused { code, message }) => {
+                return Err(Ended::refused(code, &message));
+            }
+            Arrival::Pong(pong) if pongs.len() < PONGS_MAX => {
+                pongs.push((pong, clock::now_us()));
+            }
+            // Its stream may be here before the welcome is.
+            Arrival::Unit(Ok(unit)) => early.push(unit, clock::now_us()),
+            Arrival::Pong(_) | Arrival::Message(_) | Arrival::Unit(Err(_)) => {}
         }
     }
-}
-
-fn ping(connection: &Connection) {
-    let ping = Ping {
-        sent_us: clock::now_us(),
-    };
-    // Lost here is like lost on the way: the next one comes soon.
-    let _ = connection.send_datagram(ping.encode());
-}
-
-async fn goodbye(connection: &Connection, endpoint: &Endpoint, close: Close) {
-    connection.close(VarInt::from_u32(close.code()), close.sentence().as_bytes());
-    let _ = time::timeout(GOODBYE_TIMEOUT, endpoint.wait_idle()).await;
 }
 
 /// The same for all connections of one run of the program.
@@ -474,6 +456,9 @@ fn session_id() -> u64 {
 }
 
 const SOFTWARE: &str = concat!("firstmile-connector ", env!("CARGO_PKG_VERSION"));
+
+/// One is asked for.
+const PONGS_MAX: usize = 4;
 
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 

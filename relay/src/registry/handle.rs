@@ -104,9 +104,9 @@ impl Subscription {
     }
 
     /// The latest round trip, milliseconds, and the present address (a modem may have changed it).
-    pub fn measured(&self, rtt_ms: f64, peer: SocketAddr) {
+    pub fn measured(&self, rtt_ms: Option<f64>, peer: SocketAddr) {
         if let Some(session) = self.registry.table().subscriptions.get_mut(&self.id) {
-            session.info.rtt_ms = Some(rtt_ms);
+            session.info.rtt_ms = rtt_ms;
             session.info.peer = Some(peer);
         }
     }

@@ -623,7 +623,7 @@ async fn once_a_second_the_studio_hears_how_its_feeds_are() {
         transport: "quic",
         ..SessionInfo::default()
     });
-    session.measured(41.5, SocketAddr::from(([192, 0, 2, 1], 1)));
+    session.measured(Some(41.5), SocketAddr::from(([192, 0, 2, 1], 1)));
     let live = serde_json::to_value(&stage.registry.publishers()[0]).unwrap();
     let since = live["since"].clone();
     assert_eq!(

@@ -3,30 +3,27 @@
 //! Until the welcome the peer is a stranger: it may send one control stream of small messages, and has
 //! [`GREETING_TIMEOUT`] for all of it.
 
-use std::{str, time::Duration};
+use std::time::Duration;
 
 use firstmile_shared::{
-    clock,
     secret::to_hex,
     tls::Spki,
     tunnel::{
         VERSION,
-        clock::{Ping, Pong},
+        clock::Ping,
         close::Close,
-        control::{
-            self, ControlError, Decoder, FromConnector, FromRelay, MESSAGE_LEN_MAX,
-            MESSAGE_LEN_MAX_UNKNOWN, Received,
-        },
+        control::{FromConnector, FromRelay, Received},
     },
 };
-use quinn::{
-    Connection, ConnectionError, ReadError, RecvStream, SendStream,
-    rustls::pki_types::CertificateDer,
-};
+use quinn::{Connection, rustls::pki_types::CertificateDer};
 use tokio::time;
 use tracing::{info, warn};
 
-use super::{Shared, sender::CONTROL_PRIORITY};
+use super::{
+    Shared,
+    link::Link,
+    words::{Heard, Words, WordsError, answer},
+};
 use crate::{auth::ConnectorRecord, metrics::Refused};
 
 /// A connector that was welcomed.
@@ -34,25 +31,15 @@ pub(super) struct Guest {
     pub(super) record: ConnectorRecord,
     /// Its program and version, as it says.
     pub(super) software: String,
-    pub(super) send: SendStream,
-    pub(super) control: ControlReader,
 }
 
 /// Why nobody was welcomed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GreetingError {
-    #[error("connection lost")]
-    Connection(#[from] ConnectionError),
-    #[error("control stream lost")]
-    Read(#[from] ReadError),
-    #[error("control stream lost")]
-    Write(#[from] quinn::WriteError),
     #[error(transparent)]
-    Control(#[from] ControlError),
+    Words(#[from] WordsError),
     #[error("it left")]
     Left,
-    #[error("no certificate")]
-    NoCertificate,
     #[error("it said nothing in time")]
     TooSlow,
     #[error("it was told why: {message}")]
@@ -64,24 +51,25 @@ impl GreetingError {
     pub(super) const fn close(&self) -> Close {
         match self {
             Self::Refused { close, .. } => *close,
-            Self::Control(error) => error.close(),
+            Self::Words(error) => error.close(),
             Self::TooSlow => Close::TooSlow,
-            Self::Connection(_) | Self::Read(_) | Self::Write(_) | Self::Left => Close::Bye,
-            Self::NoCertificate => Close::Protocol,
+            Self::Left => Close::Bye,
         }
     }
 }
 
-/// Enrols and welcomes. The time for all of it is limited here.
+/// Enrols and welcomes one whose key is `spki`. The time for all of it is limited here. `words` is `None` until the peer
+/// has opened its control stream.
 pub(super) async fn greet(
     shared: &Shared,
-    connection: &Connection,
+    link: &Link,
+    spki: Spki,
+    words: &mut Option<Words>,
 ) -> Result<Guest, GreetingError> {
-    let spki = identity(connection).ok_or(GreetingError::NoCertificate)?;
     let greeting = async {
         tokio::select! {
-            guest = talk(shared, connection, spki) => guest,
-            error = answer_pings(connection) => Err(error.into()),
+            guest = talk(shared, link, spki, words) => guest,
+            error = answer_pings(link) => Err(error.into()),
         }
     };
     time::timeout(GREETING_TIMEOUT, greeting)
@@ -90,31 +78,29 @@ pub(super) async fn greet(
 }
 
 /// Clocks are compared from the start, so that the first unit's times mean something.
-async fn answer_pings(connection: &Connection) -> ConnectionError {
+async fn answer_pings(link: &Link) -> WordsError {
+    let Link::Quic(connection) = link else {
+        // They come with the words.
+        return std::future::pending().await;
+    };
     loop {
         match connection.read_datagram().await {
-            Ok(datagram) => answer_ping(connection, &datagram),
-            Err(error) => return error,
+            Ok(datagram) => answer_ping(link, &datagram),
+            Err(error) => return error.into(),
         }
     }
 }
 
-/// Sends the pong of a ping; anything else is ignored.
-pub(super) fn answer_ping(connection: &Connection, datagram: &[u8]) {
-    if let Some(ping) = Ping::decode(datagram) {
-        let now_us = clock::now_us();
-        let pong = Pong {
-            ping_sent_us: ping.sent_us,
-            received_us: now_us,
-            sent_us: now_us,
-        };
+/// Sends the pong of a ping that came in a datagram; anything else is ignored.
+pub(super) fn answer_ping(link: &Link, datagram: &[u8]) {
+    if let (Link::Quic(connection), Some(ping)) = (link, Ping::decode(datagram)) {
         // It may be lost on the way just as well.
-        let _ = connection.send_datagram(pong.encode());
+        let _ = connection.send_datagram(answer(ping).encode());
     }
 }
 
 /// Who is at the other end: proved by the handshake.
-fn identity(connection: &Connection) -> Option<Spki> {
+pub(super) fn identity(connection: &Connection) -> Option<Spki> {
     let chain = connection
         .peer_identity()?
         .downcast::<Vec<CertificateDer<'static>>>()
@@ -124,18 +110,25 @@ fn identity(connection: &Connection) -> Option<Spki> {
 
 async fn talk(
     shared: &Shared,
-    connection: &Connection,
+    link: &Link,
     spki: Spki,
+    words: &mut Option<Words>,
 ) -> Result<Guest, GreetingError> {
-    let (mut send, receive) = connection.accept_bi().await?;
-    // Fails only on a stream that is gone; writing to it will tell.
-    let _ = send.set_priority(CONTROL_PRIORITY);
-    let mut control = ControlReader::new(receive);
+    if let (Link::Quic(connection), None) = (link, &words) {
+        *words = Some(Words::accept(connection).await?);
+    }
+    let Some(words) = words else {
+        return Err(GreetingError::Left);
+    };
     loop {
-        let message = match control.next().await? {
-            Some(Received::Message(message)) => message,
-            Some(Received::Unknown(_)) => continue,
-            None => return Err(GreetingError::Left),
+        let message = match words.reader.next().await? {
+            Heard::Message(Received::Message(message)) => message,
+            Heard::Ping(ping) => {
+                words.writer.answer(ping).await?;
+                continue;
+            }
+            Heard::Message(Received::Unknown(_)) | Heard::Pong(_) => continue,
+            Heard::Left => return Err(GreetingError::Left),
         };
         match message {
             FromConnector::Enrol {
@@ -146,7 +139,7 @@ async fn talk(
                 Ok(studio) => {
                     let ingest = shared.ingest.clone();
                     let enrolled = FromRelay::Enrolled { studio, ingest };
-                    send.write_all(&control::encode(&enrolled)).await?;
+                    words.writer.say(&enrolled).await?;
                 }
                 Err(error) => {
                     shared.metrics.refused(Refused::Token);
@@ -155,28 +148,28 @@ async fn talk(
                         _ => Close::Token,
                     };
                     info!(connector = %spki, %error, "join refused");
-                    return refuse(send, close, error.to_string()).await;
+                    return refuse(words, close, error.to_string()).await;
                 }
             },
             FromConnector::Hello {
                 version, software, ..
             } => {
                 if version < VERSION {
-                    return refuse(send, Close::Version, Close::Version.sentence().to_owned())
+                    return refuse(words, Close::Version, Close::Version.sentence().to_owned())
                         .await;
                 }
                 let Some((record, salt)) = find(shared, &spki) else {
                     shared.metrics.refused(Refused::UnknownConnector);
                     warn!(connector = %spki, "an unknown connector, or one that was revoked");
-                    return refuse(send, Close::Unknown, Close::Unknown.sentence().to_owned())
+                    return refuse(words, Close::Unknown, Close::Unknown.sentence().to_owned())
                         .await;
                 };
                 if !shared.registry.has_room(&record.studio, spki) {
                     shared.metrics.refused(Refused::Full);
                     info!(studio = record.studio, connector = %spki, "no room: limits.connectors, limits.connectors_per_studio");
-                    return refuse(send, Close::Busy, Close::Busy.sentence().to_owned()).await;
+                    return refuse(words, Close::Busy, Close::Busy.sentence().to_owned()).await;
                 }
-                control.decoder.set_len_max(MESSAGE_LEN_MAX);
+                words.reader.trust();
                 let welcome = FromRelay::Welcome {
                     version: VERSION,
                     studio: record.studio.clone(),
@@ -184,13 +177,8 @@ async fn talk(
                     software: SOFTWARE.to_owned(),
                     ingest: shared.ingest.clone(),
                 };
-                send.write_all(&control::encode(&welcome)).await?;
-                return Ok(Guest {
-                    record,
-                    software,
-                    send,
-                    control,
-                });
+                words.writer.say(&welcome).await?;
+                return Ok(Guest { record, software });
             }
             FromConnector::Bye { .. } => return Err(GreetingError::Left),
             // Before the welcome they mean nothing.
@@ -213,60 +201,17 @@ fn find(shared: &Shared, spki: &Spki) -> Option<(ConnectorRecord, [u8; 32])> {
 }
 
 /// Tells why, and gives the words time to arrive.
-async fn refuse<T>(
-    mut send: SendStream,
-    close: Close,
-    message: String,
-) -> Result<T, GreetingError> {
+async fn refuse<T>(words: &mut Words, close: Close, message: String) -> Result<T, GreetingError> {
     let refused = FromRelay::Refused {
         code: close.code(),
         message: message.clone(),
     };
-    send.write_all(&control::encode(&refused)).await?;
-    last_words(send).await;
+    words.writer.say(&refused).await?;
+    words.writer.last_words().await;
     Err(GreetingError::Refused { close, message })
-}
-
-/// Ends the control stream and waits until the peer has it, within reason.
-pub(super) async fn last_words(mut send: SendStream) {
-    if send.finish().is_ok() {
-        let _ = time::timeout(LAST_WORDS_TIMEOUT, send.stopped()).await;
-    }
-}
-
-/// The connector's half of the control stream.
-pub(super) struct ControlReader {
-    stream: RecvStream,
-    decoder: Decoder,
-}
-
-impl ControlReader {
-    fn new(stream: RecvStream) -> Self {
-        Self {
-            stream,
-            decoder: Decoder::new(MESSAGE_LEN_MAX_UNKNOWN),
-        }
-    }
-
-    /// The next message; `None` when the peer ended the stream. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Option<Received<FromConnector>>, GreetingError> {
-        loop {
-            if let Some(message) = self.decoder.poll()? {
-                return Ok(Some(message));
-            }
-            match self.stream.read_chunk(READ_LEN, true).await? {
-                Some(chunk) => self.decoder.buffer_mut().extend_from_slice(&chunk.bytes),
-                None => return Ok(None),
-            }
-        }
-    }
 }
 
 const SOFTWARE: &str = concat!("firstmile-relay ", env!("CARGO_PKG_VERSION"));
 
 /// From the end of the handshake to the welcome.
 pub(super) const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
-
-const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
-
-const READ_LEN: usize = 16 * 1024;

@@ -9,25 +9,27 @@ use std::{
 };
 
 use firstmile_shared::{
-    text,
+    clock, quic, text,
     tls::Spki,
     tunnel::{
         close::Close,
         control::{
-            self, FromConnector, FromRelay, IngestAddresses, LINES_MAX, LineDeclaration, Received,
+            FromConnector, FromRelay, IngestAddresses, LINES_MAX, LineDeclaration, Received,
             RefusedLine,
         },
     },
 };
-use quinn::{Connection, ConnectionError};
+use quinn::ConnectionError;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Listener, Outbox, Place, Seat, Shared, Stranger, close,
-    greeting::{self, ControlReader, GreetingError, Guest, answer_ping, last_words},
+    Door, Listener, Outbox, Place, Seat, Shared, Stranger,
+    greeting::{self, GreetingError, Guest, answer_ping},
+    link::{Link, Lost},
     sender::{SendError, Sender},
+    words::{ControlReader, Heard, Words, WordsError},
 };
 use crate::{
     address::canonical,
@@ -40,10 +42,10 @@ use crate::{
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    #[error("{}", lost(.0))]
-    Connection(#[from] ConnectionError),
     #[error(transparent)]
-    Control(GreetingError),
+    Lost(#[from] Lost),
+    #[error(transparent)]
+    Control(WordsError),
     #[error(transparent)]
     Send(SendError),
     #[error("it left")]
@@ -57,10 +59,10 @@ enum Ended {
 impl Ended {
     const fn close(&self) -> Close {
         match self {
-            Self::Connection(_)
-            | Self::Left
+            Self::Lost(lost) => lost.close(),
+            Self::Left
             | Self::Shutdown
-            | Self::Send(SendError::Connection(_)) => Close::Bye,
+            | Self::Send(SendError::Connection(_) | SendError::Tcp(_)) => Close::Bye,
             Self::Control(error) => error.close(),
             Self::Send(SendError::TooSlow) => Close::TooSlow,
             Self::Send(SendError::ControlStopped) => Close::Protocol,
@@ -69,78 +71,90 @@ impl Ended {
     }
 }
 
-/// What an operator reads when a connection is gone.
-fn lost(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::TimedOut => "the studio's network was lost".to_owned(),
-        ConnectionError::ApplicationClosed(_) => "it left".to_owned(),
-        ConnectionError::LocallyClosed => "closed here".to_owned(),
-        other => other.to_string(),
-    }
-}
-
 /// Serves a stranger from the first packet to the end of its session.
 pub(super) async fn run(shared: &Shared, stranger: Stranger, shutdown: CancellationToken) {
-    let Stranger { incoming, place } = stranger;
+    let Stranger { door, place } = stranger;
     let _open = shared.metrics.connection(Listener::Tunnel);
-    let handshake = async { incoming.accept()?.await };
-    let connection = tokio::select! {
+    let handshake = shake_hands(shared, door);
+    let known = tokio::select! {
         biased;
         () = shutdown.cancelled() => return,
-        answer = time::timeout(HANDSHAKE_TIMEOUT, handshake) => match answer {
-            Ok(Ok(connection)) => connection,
-            // Port scanners, wrong pins, other protocols: not worth an operator's line each.
-            Ok(Err(error)) => {
-                shared.metrics.refused(match error {
-                    ConnectionError::TimedOut => Refused::TooSlow,
-                    _ => Refused::Protocol,
-                });
-                return debug!(%error, "handshake failed");
-            }
-            Err(_) => {
-                shared.metrics.refused(Refused::TooSlow);
-                return debug!("handshake took too long");
-            }
-        },
+        answer = time::timeout(HANDSHAKE_TIMEOUT, handshake) => answer.unwrap_or(Err(Refused::TooSlow)),
+    };
+    let (link, spki, mut words) = match known {
+        Ok(known) => known,
+        // Port scanners, wrong pins, other protocols: not worth an operator's line each.
+        Err(reason) => return shared.metrics.refused(reason),
     };
     let guest = tokio::select! {
         biased;
-        () = shutdown.cancelled() => return close(&connection, Close::Bye),
-        guest = greeting::greet(shared, &connection) => guest,
-    };
-    match guest {
-        Ok(guest) => welcome(shared, &connection, guest, place, shutdown).await,
-        Err(error) => {
+        () = shutdown.cancelled() => Err(Close::Bye),
+        guest = greeting::greet(shared, &link, spki, &mut words) => guest.map_err(|error| {
             debug!(%error, "not welcomed");
             match &error {
                 GreetingError::TooSlow => shared.metrics.refused(Refused::TooSlow),
-                GreetingError::Control(_) | GreetingError::NoCertificate => {
+                GreetingError::Words(error) if error.is_breach() => {
                     shared.metrics.refused(Refused::Protocol);
                 }
                 // Counted where they were refused, or gone by themselves.
-                GreetingError::Refused { .. }
-                | GreetingError::Connection(_)
-                | GreetingError::Read(_)
-                | GreetingError::Write(_)
-                | GreetingError::Left => {}
+                GreetingError::Refused { .. } | GreetingError::Words(_) | GreetingError::Left => {}
             }
-            close(&connection, error.close());
+            error.close()
+        }),
+    };
+    match (guest, words) {
+        (Ok(guest), Some(words)) => welcome(shared, &link, guest, words, place, shutdown).await,
+        (Err(code), Some(words)) => {
+            words.close(code).await;
+            link.close(code);
+        }
+        (guest, None) => link.close(guest.err().unwrap_or(Close::Bye)),
+    }
+}
+
+/// Who is there, and the words that can be had already. The error is what is counted.
+async fn shake_hands(shared: &Shared, door: Door) -> Result<(Link, Spki, Option<Words>), Refused> {
+    match door {
+        Door::Quic(incoming) => {
+            let handshake = async { incoming.accept()?.await };
+            let connection = handshake.await.map_err(|error| {
+                debug!(%error, "handshake failed");
+                match error {
+                    ConnectionError::TimedOut => Refused::TooSlow,
+                    _ => Refused::Protocol,
+                }
+            })?;
+            let Some(spki) = greeting::identity(&connection) else {
+                Link::Quic(connection).close(Close::Protocol);
+                return Err(Refused::Protocol);
+            };
+            Ok((Link::Quic(connection), spki, None))
+        }
+        Door::Tcp(socket) => {
+            let connection = shared.acceptor.accept(socket).await.map_err(|error| {
+                debug!(%error, "handshake failed (TCP)");
+                Refused::Protocol
+            })?;
+            let words = Words::tcp(connection.reader, connection.writer);
+            Ok((Link::tcp(connection.peer), connection.spki, Some(words)))
         }
     }
 }
 
 async fn welcome(
     shared: &Shared,
-    connection: &Connection,
+    link: &Link,
     guest: Guest,
+    words: Words,
     place: Place,
     shutdown: CancellationToken,
 ) {
     // It is known now: its place at the door is free for the next.
     drop(place);
     let record = &guest.record;
-    info!(studio = record.studio, connector = %record.spki, name = record.name, software = printable(&guest.software), "connector is here");
-    let _seat = Seat::take(shared, record.spki, connection);
+    let transport = link.transport();
+    info!(studio = record.studio, connector = %record.spki, name = record.name, transport, software = printable(&guest.software), "connector is here");
+    let _seat = Seat::take(shared, record.spki, link);
     let outbox = Arc::new(Outbox::new(shared.queue));
     let subscription = shared
         .registry
@@ -148,23 +162,18 @@ async fn welcome(
     subscription.describe(SessionInfo {
         name: record.name.clone(),
         software: printable(&guest.software),
-        peer: Some(canonical(connection.remote_address())),
-        transport: "quic",
+        peer: Some(canonical(link.remote_address())),
+        transport,
         rtt_ms: None,
     });
     let mut session = Session {
-        connection,
+        link,
         directory: &shared.directory,
         ingest: &shared.ingest,
         record: guest.record.clone(),
-        control: guest.control,
+        control: words.reader,
         outbox: outbox.clone(),
-        sender: Sender::new(
-            connection.clone(),
-            outbox,
-            shared.metrics.clone(),
-            guest.send,
-        ),
+        sender: Sender::new(words.writer, outbox, shared.metrics.clone()),
         subscription,
         losses: Losses::default(),
         declarations: Declarations::new(shared.directory.clone(), record.spki),
@@ -172,15 +181,12 @@ async fn welcome(
     };
     let ended = session.serve(&shutdown).await;
     info!(connector = %guest.record.spki, reason = %ended, "connector is gone");
-    let code = ended.close();
-    if matches!(ended, Ended::Shutdown | Ended::Revoked) {
-        session.say_goodbye(code).await;
-    }
-    close(connection, code);
+    session.end(&ended).await;
+    link.close(ended.close());
 }
 
 struct Session<'a> {
-    connection: &'a Connection,
+    link: &'a Link,
     directory: &'a Directory,
     ingest: &'a IngestAddresses,
     record: ConnectorRecord,
@@ -196,12 +202,12 @@ struct Session<'a> {
 impl Session<'_> {
     /// Everything at once, and nothing ever waits for one unit.
     async fn serve(&mut self, shutdown: &CancellationToken) -> Ended {
-        let connection = self.connection;
+        let link = self.link;
         let outbox = self.outbox.clone();
         let mut revocations = self.directory.revocations();
-        let mut closed = pin!(connection.closed());
+        let mut closed = pin!(link.closed());
         let mut stopping = pin!(shutdown.cancelled());
-        let mut datagram = pin!(connection.read_datagram());
+        let mut datagram = pin!(link.read_datagram());
         let mut measure = time::interval(MEASURE_INTERVAL);
         loop {
             let check = self.sender.next_check();
@@ -211,21 +217,25 @@ impl Session<'_> {
                 () = &mut stopping => return Ended::Shutdown,
                 bytes = &mut datagram => {
                     match bytes {
-                        Ok(bytes) => answer_ping(connection, &bytes),
+                        Ok(bytes) => answer_ping(link, &bytes),
                         Err(error) => return error.into(),
                     }
-                    datagram.set(connection.read_datagram());
+                    datagram.set(link.read_datagram());
                 }
                 error = poll_fn(|context| self.sender.poll(context)) => return Ended::Send(error),
                 () = outbox.changed() => {}
-                message = self.control.next() => match message {
-                    Ok(Some(Received::Message(message))) => {
+                heard = self.control.next() => match heard {
+                    Ok(Heard::Message(Received::Message(message))) => {
                         if let Some(ended) = self.hear(message) {
                             return ended;
                         }
                     }
-                    Ok(Some(Received::Unknown(kind))) => debug!(kind, "a later version's message"),
-                    Ok(None) => return Ended::Left,
+                    Ok(Heard::Message(Received::Unknown(kind))) => {
+                        debug!(kind, "a later version's message");
+                    }
+                    Ok(Heard::Ping(ping)) => self.sender.answer(ping),
+                    Ok(Heard::Pong(pong)) => link.set_round_trip(pong.round_trip_us(clock::now_us())),
+                    Ok(Heard::Left) => return Ended::Left,
                     Err(error) => return Ended::Control(error),
                 },
                 answer = self.declarations.next() => self.declared(answer),
@@ -235,7 +245,12 @@ impl Session<'_> {
                         return Ended::Revoked;
                     }
                 }
-                _ = measure.tick() => self.measure(),
+                _ = measure.tick() => {
+                    if self.control.silent_for() > quic::IDLE_TIMEOUT {
+                        return Lost::Silent.into();
+                    }
+                    self.measure();
+                }
                 () = wait(check) => {}
             }
         }
@@ -325,38 +340,46 @@ impl Session<'_> {
     }
 
     fn measure(&mut self) {
-        let path = self.connection.stats().path;
-        let lost_percent = self.losses.sample(path.sent_packets, path.lost_packets);
+        let packets = self.link.packets();
+        let lost_percent = packets.and_then(|(sent, lost)| self.losses.sample(sent, lost));
         self.outbox.set_lost_percent(lost_percent);
-        let rtt_ms = self.connection.rtt().as_secs_f64() * 1000.0;
+        self.sender.ping();
+        let rtt_ms = self.link.round_trip().map(|rtt| rtt.as_secs_f64() * 1000.0);
         self.subscription
-            .measured(rtt_ms, canonical(self.connection.remote_address()));
+            .measured(rtt_ms, canonical(self.link.remote_address()));
     }
 
-    /// What is on its way goes out, then the reason.
-    async fn say_goodbye(mut self, close: Close) {
-        let flushed = poll_fn(|context| {
-            let ended = self.sender.poll(context);
-            if ended.is_ready() || self.sender.is_idle() {
-                std::task::Poll::Ready(())
-            } else {
-                std::task::Poll::Pending
-            }
-        });
-        let _ = time::timeout(FLUSH_TIMEOUT, flushed).await;
-        if close == Close::Unknown {
-            let mut control = self.sender.into_control();
+    /// Where there is time: what is on its way goes out. Then the reason.
+    async fn end(mut self, ended: &Ended) {
+        let close = ended.close();
+        let is_graceful = matches!(ended, Ended::Shutdown | Ended::Revoked);
+        if is_graceful {
+            let flushed = poll_fn(|context| {
+                let ended = self.sender.poll(context);
+                if ended.is_ready() || self.sender.is_idle() {
+                    std::task::Poll::Ready(())
+                } else {
+                    std::task::Poll::Pending
+                }
+            });
+            let _ = time::timeout(FLUSH_TIMEOUT, flushed).await;
+        }
+        let mut words = Words {
+            reader: self.control,
+            writer: self.sender.into_control(),
+        };
+        if is_graceful && close == Close::Unknown {
             let refused = FromRelay::Refused {
                 code: close.code(),
                 message: close.sentence().to_owned(),
             };
-            let bytes = control::encode(&refused);
-            if time::timeout(FLUSH_TIMEOUT, control.write_all(&bytes))
-                .await
-                .is_ok_and(|written| written.is_ok())
-            {
-                last_words(control).await;
+            let said = time::timeout(FLUSH_TIMEOUT, words.writer.say(&refused)).await;
+            if said.is_ok_and(|said| said.is_ok()) {
+                words.writer.last_words().await;
             }
+        }
+        if !matches!(ended, Ended::Left) {
+            words.close(close).await;
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Real sockets on loopback, a real directory and registry; the connector's end is played by hand.
 
+mod stream;
+
 use std::{collections::BTreeMap, net::UdpSocket};
 
 use bytes::Bytes;
@@ -19,7 +21,7 @@ use firstmile_shared::{
         unit::{HEADER_LEN, STREAM_LEN_MAX, Unit},
     },
 };
-use quinn::{ReadError, RecvStream, SendStream, TransportConfig};
+use quinn::{Connection, ReadError, RecvStream, SendStream, TransportConfig};
 
 use super::*;
 use crate::{
@@ -35,7 +37,7 @@ struct Relay {
     directory: Directory,
     registry: Registry,
     identity: Identity,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     shutdown: CancellationToken,
     served: tokio::task::JoinHandle<anyhow::Result<()>>,
     _store: StoreThread,
@@ -73,11 +75,14 @@ impl Relay {
                 rtmps_hosts: None,
             },
             scheduler::Limits::default(),
+            Acceptor::new(&identity).unwrap(),
         );
+        let fallback = TcpListener::bind(address).await.unwrap();
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         #[expect(clippy::disallowed_methods, reason = "joined by Relay::stop")]
-        let served = tokio::spawn(async move { tunnel.serve(endpoint, token).await });
+        let served =
+            tokio::spawn(async move { tunnel.serve(endpoint, Some(fallback), token).await });
         Self {
             directory,
             registry,

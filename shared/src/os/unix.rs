@@ -218,3 +218,18 @@ pub fn set_unacknowledged_limit(socket: &socket2::Socket, limit: Duration) -> io
     socket.set_tcp_user_timeout(Some(limit))?;
     Ok(())
 }
+
+/// What a socket needs that sends live media: a congestion control that does not take random loss for congestion, and no
+/// more than `unsent_max` bytes that wait in the kernel. Where the system has neither, what it has must do.
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(unused_variables, reason = "only Linux has both")
+)]
+pub fn prepare_for_media(socket: &socket2::Socket, unsent_max: u32) {
+    #[cfg(target_os = "linux")]
+    {
+        // A kernel may lack it, or keep it for root: then the system's default sends, with the same little in front.
+        let _ = socket.set_tcp_congestion(b"bbr");
+        let _ = socket.set_tcp_notsent_lowat(unsent_max);
+    }
+}

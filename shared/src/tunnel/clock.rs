@@ -63,6 +63,13 @@ impl Pong {
         bytes.freeze()
     }
 
+    /// How long it and its ping were on their way, when it came at `now_us` of the clock that sent the ping; 0 at least.
+    pub fn round_trip_us(self, now_us: i64) -> i64 {
+        let away_us = now_us.saturating_sub(self.ping_sent_us);
+        let held_us = self.sent_us.saturating_sub(self.received_us);
+        away_us.saturating_sub(held_us.max(0)).max(0)
+    }
+
     /// `None` for anything else, to be ignored.
     pub fn decode(mut datagram: &[u8]) -> Option<Self> {
         (datagram.len() >= 25 && datagram.get_u8() == KIND_PONG).then(|| Self {

@@ -11,6 +11,7 @@ use super::{
         FINDING_TEXT_MAX, FINDINGS_MAX, FromConnector, FromRelay, LINES_MAX, MAX_LAG_MS,
         MESSAGE_LEN_MAX, MESSAGE_LEN_MAX_UNKNOWN, ShowFormat,
     },
+    frame::{self, BODY_LEN_MAX, Frame, SENTENCE_LEN_MAX},
     scheduler::LATE_MARGIN_US,
     unit::{CONFIG_LEN_MAX, HEADER_LEN, PAYLOAD_LEN_MAX, Unit},
 };
@@ -357,4 +358,62 @@ fn check_messages(section: &str, messages: impl Iterator<Item = serde_json::Valu
         })
         .collect();
     assert_eq!(text, code, "{section}");
+}
+
+#[test]
+fn frames_are_those_of_the_code() {
+    let bytes = bytes::Bytes::from_static(b"12345678");
+    let part = |is_last| Frame::Part {
+        unit: 7,
+        is_last,
+        bytes: bytes.clone(),
+    };
+    let (any, close) = (BODY_LEN_MAX.to_string(), 4 + SENTENCE_LEN_MAX);
+    let frames = [
+        (
+            Frame::Control(bytes.clone()),
+            "control",
+            format!("1 to {any}"),
+        ),
+        (
+            Frame::Datagram(bytes.clone()),
+            "datagram",
+            format!("1 to {any}"),
+        ),
+        (part(false), "part", format!("1 to {any}")),
+        (part(true), "last part", format!("0 to {any}")),
+        (
+            Frame::GiveUp { unit: 7, code: 16 },
+            "give up",
+            "4".to_owned(),
+        ),
+        (
+            Frame::Close {
+                code: 1,
+                sentence: bytes.clone(),
+            },
+            "close",
+            format!("4 to {close}"),
+        ),
+    ];
+    let rows = rows("Over TCP");
+    for (frame, name, lengths) in &frames {
+        let mut encoded = bytes::BytesMut::new();
+        frame.encode(&mut encoded);
+        let row = rows.iter().find(|row| row[1] == *name).unwrap();
+        assert_eq!(row[0], encoded[0].to_string(), "{name}");
+        assert_eq!(row[2], *lengths, "{name}");
+    }
+    let kinds = rows.iter().filter(|row| row.len() == 5 && row[0] != "kind");
+    assert_eq!(kinds.count(), frames.len(), "no frame besides");
+    let fields: usize = rows
+        .iter()
+        .filter(|row| row.len() == 4)
+        .filter_map(|row| row[1].parse::<usize>().ok())
+        .sum();
+    assert_eq!(fields, frame::HEADER_LEN);
+    let text = TEXT.split("# Over TCP").nth(1).unwrap();
+    for number in [frame::UNITS_OPEN_MAX, frame::UNITS_BYTES_MAX] {
+        assert!(text.contains(&number.to_string()), "{number}");
+    }
 }

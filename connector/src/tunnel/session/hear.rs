@@ -308,7 +308,7 @@ impl Session<'_> {
             let told = self.played.entry(*line).or_default();
             if *told != played {
                 *told = played;
-                self.control.say(&FromConnector::Play {
+                self.link.say(&FromConnector::Play {
                     line: *line,
                     video: played.0,
                     audio: played.1,
@@ -334,7 +334,7 @@ impl Session<'_> {
         }
         if now != self.told {
             let numbers = |lines: &BTreeSet<u32>| lines.iter().copied().collect();
-            self.control.say(&FromConnector::Tally {
+            self.link.say(&FromConnector::Tally {
                 program: numbers(&now.0),
                 preview: numbers(&now.1),
             });
