@@ -51,6 +51,7 @@ use crate::{
 
 pub use self::{
     feeds::{FeedChange, HeldFeed},
+    jitter::LeftOut,
     slate::{Artist, CardText, ImageError, Slate},
     snapshot::{
         AudioSnapshot, HistogramSnapshot, HopsSnapshot, LineSnapshot, LineState, OutputSnapshot,
@@ -335,10 +336,8 @@ impl LineHandle {
     }
 
     /// Units that the relay dropped on purpose: not to be waited for.
-    pub fn dropped(&self, publisher: u32, from_seq: u64, to_seq: u64, video: u32, _audio: u32) {
-        self.line
-            .feeds()
-            .announce(publisher, from_seq, to_seq, video);
+    pub fn dropped(&self, publisher: u32, left_out: LeftOut) {
+        self.line.feeds().announce(publisher, left_out);
         self.line.arrived.notify_one();
     }
 

@@ -334,11 +334,13 @@ impl Direction {
 }
 
 impl Dropped {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Scheduler(DropReason::Late),
         Self::Scheduler(DropReason::Full),
         Self::Scheduler(DropReason::NeedsKeyframe),
         Self::Scheduler(DropReason::Behind),
+        Self::Scheduler(DropReason::Superseded),
+        Self::Scheduler(DropReason::Thinned),
         Self::NoConnector,
         Self::Held,
     ];
@@ -349,6 +351,8 @@ impl Dropped {
             Self::Scheduler(DropReason::Full) => "full",
             Self::Scheduler(DropReason::NeedsKeyframe) => "needs_keyframe",
             Self::Scheduler(DropReason::Behind) => "behind",
+            Self::Scheduler(DropReason::Superseded) => "superseded",
+            Self::Scheduler(DropReason::Thinned) => "thinned",
             Self::Scheduler(_) => "other",
             Self::NoConnector => "no_connector",
             Self::Held => "held",

@@ -215,10 +215,15 @@ impl<'a> Decoding<'a> {
         }
     }
 
-    fn picture(&mut self, Picture { queued, gap }: Picture) {
+    fn picture(&mut self, picture: Picture) {
+        let Picture {
+            queued,
+            gap,
+            thinned,
+        } = picture;
         let start_us = now_us();
         let unit = &queued.unit;
-        self.rate.unit(unit.dts_us, gap);
+        self.rate.unit(unit.dts_us, gap || thinned);
         let rests = self.recovery.rests_until_us(start_us).is_some();
         let pass = if rests {
             self.gate.close();

@@ -22,7 +22,7 @@ use self::{
 };
 use super::{
     ArrivedUnit, FeedInfo,
-    jitter::{Jitter, Losses, Picture, Queued, Timing},
+    jitter::{Jitter, LeftOut, Losses, Picture, Queued, Timing},
     media_clock::MediaClock,
 };
 
@@ -297,13 +297,13 @@ impl Feeds {
     }
 
     /// Units that the relay dropped.
-    pub(super) fn announce(&mut self, publisher: u32, from_seq: u64, to_seq: u64, video: u32) {
+    pub(super) fn announce(&mut self, publisher: u32, left_out: LeftOut) {
         if self.held_index(publisher).is_some() {
             return;
         }
         match self.find(publisher) {
-            Some(feed) => feed.jitter.announce(from_seq, to_seq, video),
-            None => self.past.dropped += u64::from(video),
+            Some(feed) => feed.jitter.announce(left_out),
+            None => self.past.dropped += u64::from(left_out.video),
         }
     }
 

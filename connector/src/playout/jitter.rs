@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, ops::Bound};
 
 use firstmile_shared::media::{AccessUnit, MediaKind};
 
-use self::window::{Before, Window};
+use self::window::{Before, Missed, Window};
 
 /// A unit in the buffer.
 #[derive(Clone, Debug)]
@@ -53,8 +53,23 @@ pub(super) struct Timing {
 #[derive(Debug)]
 pub(super) struct Picture {
     pub(super) queued: Queued,
-    /// Something before it is missing.
+    /// Something before it is missing that it may need.
     pub(super) gap: bool,
+    /// Pictures before it were left out that no other needs.
+    pub(super) thinned: bool,
+}
+
+/// Units that the relay left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The first.
+    pub from_seq: u64,
+    /// The last.
+    pub to_seq: u64,
+    /// How many of them are pictures.
+    pub video: u32,
+    /// No other picture needs any of them.
+    pub disposable: bool,
 }
 
 /// Units of video that were not given out, since start.
@@ -134,9 +149,19 @@ impl Jitter {
     }
 
     /// Units that the relay dropped: not to be waited for.
-    pub(super) fn announce(&mut self, from_seq: u64, to_seq: u64, video: u32) {
-        self.window.announced(from_seq, to_seq, video > 0);
-        self.losses.dropped += u64::from(video);
+    pub(super) fn announce(&mut self, left_out: LeftOut) {
+        let missed = match left_out {
+            LeftOut { video: 0, .. } => Missed::Sound,
+            LeftOut {
+                disposable: true, ..
+            } => Missed::Disposable,
+            LeftOut { .. } => Missed::Picture,
+        };
+        let LeftOut {
+            from_seq, to_seq, ..
+        } = left_out;
+        self.window.announced(from_seq, to_seq, missed);
+        self.losses.dropped += u64::from(left_out.video);
     }
 
     /// The next unit of video whose time has come.
@@ -148,7 +173,8 @@ impl Jitter {
         }
         let queued = self.video.remove(&seq)?;
         self.video_bytes -= queued.unit.payload.len();
-        let gap = self.window.before(seq) != Before::Whole;
+        let before = self.window.before(seq);
+        let gap = !matches!(before, Before::Whole | Before::Thinned);
         self.window.gave_out(seq, now_us);
         let decode_us = queued.decode_us();
         self.picture = Some(LastPicture {
@@ -157,7 +183,11 @@ impl Jitter {
                 .map_or(0, |last| decode_us.saturating_sub(last.decode_us))
                 .clamp(0, PICTURE_INTERVAL_MAX_US),
         });
-        Some(Picture { queued, gap })
+        Some(Picture {
+            queued,
+            gap,
+            thinned: before == Before::Thinned,
+        })
     }
 
     /// When the next unit of video would be given out, if none is here: what waits in the decoder for later ones is
@@ -188,7 +218,8 @@ impl Jitter {
     pub(super) fn wake_us(&self, timing: Timing, now_us: i64) -> Option<i64> {
         let video = self.video.first_key_value().map(|(seq, head)| {
             let at_us = timing.video_at_us(head);
-            if at_us > now_us || self.window.before(*seq) == Before::Whole {
+            let before = self.window.before(*seq);
+            if at_us > now_us || matches!(before, Before::Whole | Before::Thinned) {
                 at_us
             } else {
                 let keyframe = self.keyframe_after(*seq).map(|key| timing.video_at_us(key));

@@ -350,7 +350,13 @@ fn a_missing_picture_hides_all_that_refer_to_it() {
     let start_us = now_us() + 20_000;
     fixture.send(1, &video[..40], start_us, |_| 5_000);
     fixture.seq += 2;
-    fixture.handle.dropped(1, 40, 41, 2, 0);
+    let left_out = LeftOut {
+        from_seq: 40,
+        to_seq: 41,
+        video: 2,
+        disposable: false,
+    };
+    fixture.handle.dropped(1, left_out);
     fixture.send(1, &video[42..], start_us, |_| 5_000);
     wait_until(start_us + 3_000_000 + DELAY_US + 100_000);
     let mut shown = fixture.noted.log().pictures.clone();

@@ -220,6 +220,7 @@ impl Queues {
                 to_seq: dropped.to_seq,
                 video: dropped.video,
                 audio: dropped.audio,
+                disposable: dropped.disposable,
                 reason: dropped.reason,
             }));
         }

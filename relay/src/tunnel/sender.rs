@@ -126,6 +126,11 @@ fn report(outbox: &Outbox, metrics: &Metrics, reported: &mut Totals) {
             totals.needs_keyframe - before.needs_keyframe,
         ),
         (DropReason::Behind, totals.behind - before.behind),
+        (
+            DropReason::Superseded,
+            totals.superseded - before.superseded,
+        ),
+        (DropReason::Thinned, totals.thinned - before.thinned),
     ] {
         metrics.dropped(Dropped::Scheduler(reason), units);
     }

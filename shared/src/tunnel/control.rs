@@ -310,7 +310,10 @@ pub enum FromRelay {
         /// How many of them were audio. If 0, no sound in the range was dropped and every picture was; and the
         /// other way round if `video` is 0. If neither is 0, units of the range may have been sent.
         audio: u32,
-        /// `late`, `full`, `needs_keyframe` or `behind`.
+        /// No other picture needs any of them: what follows can be decoded.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        disposable: bool,
+        /// `late`, `full`, `needs_keyframe`, `behind`, `superseded` or `thinned`.
         reason: DropReason,
     },
     /// A join token for one more connector of the studio.
@@ -464,6 +467,10 @@ pub enum DropReason {
     NeedsKeyframe,
     /// Its encoder is behind: it was too old to be shown when it came in.
     Behind,
+    /// A newer keyframe went instead.
+    Superseded,
+    /// Its line is off the air, and the link can't carry all.
+    Thinned,
     /// A later version's reason.
     #[serde(other)]
     Other,

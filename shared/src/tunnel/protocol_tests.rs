@@ -323,6 +323,7 @@ fn from_relay() -> Vec<FromRelay> {
             to_seq: 0,
             video: 0,
             audio: 0,
+            disposable: true,
             reason: DropReason::Late,
         },
         FromRelay::Invited {

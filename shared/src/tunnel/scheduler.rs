@@ -3,29 +3,43 @@
 //! The queue between publishers, which can't be slowed, and one tunnel, which can stall. It is the only queue on
 //! that way: the caller takes a unit out when the network can have it. Rules:
 //!
-//! - **Order**: sound, then each line's newest keyframe, then references, then the rest. Lines share: among equals
-//!   the line goes that got the fewest bytes.
-//! - **Spare**: tracks that are not played, and data, go last like pictures that no other needs, and are dropped first.
+//! - **Order**: sound, then pictures of lines on program, then on preview, then the others; a line's newest keyframe before
+//!   references, these before the rest. Lines of one rank share, see [`share`]. Nothing of the network's time is kept
+//!   for anybody: what one line does not use is the others'.
+//! - **Spare**: tracks that are not played, and data, go last, and are dropped first.
 //! - **Late**: what is not a reference goes out until its age is the studio delay D, everything else until
 //!   D + 500 ms, a line's newest keyframe whatever its age.
+//! - **Superseded**: when a new keyframe comes and what waits is older than half of D, what is left of older GOPs goes.
+//! - **Thinned**: of a line that is off the air only references, or only keyframes, are taken ([`Sends`]), and none that is
+//!   older than D.
 //! - **Behind**: a unit whose age was over D when it came in is not sent; its encoder is behind. Pictures go on at the
 //!   first keyframe that is younger.
 //! - **Decodable**: after a reference is lost to this queue, nothing of its GOP goes out until the next keyframe.
 //! - **Bounds**: bytes and units per line, bytes in total. Over a bound go, oldest first: what is not a reference, then the rest
 //!   of the oldest GOP, then the newest keyframe, sound last; and from the line that holds the most.
-//! - **Accounts**: every unit that came in goes out, is still queued, or is in a [`Dropped`] record.
+//! - **Wanted after all**: what is left out at the end of the newest GOP of a line that is off the air is kept, within bounds,
+//!   and goes out in one burst when the line turns preview or program.
+//! - **Accounts**: every unit that came in goes out, is still queued or kept, or is in a [`Dropped`] record.
 //!
 //! Times are microseconds on the relay's clock. No I/O, no clock: `now_us` is an argument.
 
 mod line;
 mod report;
+mod share;
+mod shelf;
+mod ticket;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use line::Line;
-pub use line::Ticket;
-use report::Report;
-pub use report::{Dropped, Totals};
+use self::{line::Line, report::Report, share::Turns};
+pub use self::{
+    line::Sends,
+    report::{Dropped, Totals},
+    share::{Rank, SHARE_DEFAULT, SHARE_MAX, Urgency},
+    ticket::{Ticket, UNIT_OVERHEAD},
+    usage::Usage,
+};
 
 use crate::tunnel::{control::DropReason, control::LINES_MAX, unit::Unit};
 
@@ -59,13 +73,12 @@ impl Default for Limits {
     }
 }
 
-/// What a queued unit costs besides its payload and configuration.
-pub const UNIT_OVERHEAD: usize = 256;
-
-/// How urgent a unit is; the greater goes first.
+/// What a unit is to its line; the greater goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// A picture that no other needs, or anything of a track that is not played.
+    /// Data, and anything of a track that is not played.
+    Spare,
+    /// A picture that no other needs.
     NonReference,
     /// A picture that later ones need; keyframes that are not the newest too.
     Reference,
@@ -92,9 +105,24 @@ pub struct Scheduler {
     /// Lines with something queued.
     waiting: BTreeSet<u32>,
     bytes: usize,
-    /// Bytes given to the line that was served last, as [`Line::served`]: where a line that was idle starts.
-    served: u64,
+    turns: Turns,
+    tally_changes: u64,
     report: Report,
+}
+
+/// How one line is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineState {
+    /// The connector's line number.
+    pub line: u32,
+    /// What the studio does with it.
+    pub rank: Rank,
+    /// What it wanted and got since the start.
+    pub usage: Usage,
+    /// Units that were dropped since the start.
+    pub dropped: Totals,
+    /// When the oldest unit came that waits and is played, microseconds on the relay's clock.
+    pub oldest_us: Option<i64>,
 }
 
 impl Scheduler {
@@ -105,7 +133,8 @@ impl Scheduler {
             lines: BTreeMap::new(),
             waiting: BTreeSet::new(),
             bytes: 0,
-            served: 0,
+            turns: Turns::default(),
+            tally_changes: 0,
             report: Report::default(),
         }
     }
@@ -121,14 +150,89 @@ impl Scheduler {
         self.line(line).set_played(video, audio);
     }
 
+    /// Sets a line's share among those of its rank: 1 to [`SHARE_MAX`].
+    pub fn set_share(&mut self, line: u32, share: u32) {
+        self.line(line).set_share(share);
+    }
+
+    /// Sets what of a line's pictures is taken while it is off the air.
+    pub fn set_sends(&mut self, line: u32, sends: Sends) {
+        self.line(line).set_sends(sends);
+    }
+
+    /// Says which lines are on program and on preview; all others are off.
+    pub fn set_tally(&mut self, program: &BTreeSet<u32>, preview: &BTreeSet<u32>) {
+        let rank = |line| {
+            if program.contains(line) {
+                Rank::Program
+            } else if preview.contains(line) {
+                Rank::Preview
+            } else {
+                Rank::Off
+            }
+        };
+        for line in program.union(preview) {
+            self.line(*line);
+        }
+        for (number, line) in &mut self.lines {
+            let rank = rank(number);
+            if rank == line.rank() {
+                continue;
+            }
+            self.tally_changes += 1;
+            line.set_rank(rank, &self.turns);
+            if !line.is_empty() {
+                self.waiting.insert(*number);
+            }
+        }
+    }
+
+    /// How often [`Scheduler::set_tally`] changed something: units on their way are to be renewed then.
+    pub const fn tally_changes(&self) -> u64 {
+        self.tally_changes
+    }
+
+    /// Gives a unit on its way the urgency of what the studio does with its line now.
+    pub fn renew(&self, ticket: &mut Ticket) {
+        if let Some(line) = self.lines.get(&ticket.line) {
+            line.renew(ticket, &self.turns);
+        }
+    }
+
+    /// A line's feed is over: what waits still goes out.
+    pub fn feed_ended(&mut self, line: u32) {
+        let Self {
+            lines,
+            bytes,
+            report,
+            ..
+        } = self;
+        if let Some(line) = lines.get_mut(&line) {
+            let before = line.bytes();
+            line.forget_feed(report);
+            *bytes -= before - line.bytes();
+        }
+    }
+
+    /// Every line that was named since the start, in the order of their numbers.
+    pub fn states(&self) -> impl Iterator<Item = LineState> {
+        self.lines.iter().map(|(number, line)| LineState {
+            line: *number,
+            rank: line.rank(),
+            usage: *line.usage(),
+            dropped: self.report.totals_of(*number),
+            oldest_us: line.oldest_us(),
+        })
+    }
+
     /// Takes a unit in. Older ones, or this one, may be dropped for it.
     pub fn push(&mut self, unit: Unit, now_us: i64) {
         let number = unit.line;
         let before = self.line(number).bytes();
-        let served = self.served;
         let Self {
             limits,
             lines,
+            turns,
             report,
             ..
         } = self;
@@ -136,7 +240,7 @@ impl Scheduler {
             return;
         };
         line.expire(now_us, report);
-        line.push(unit, served, report);
+        line.push(unit, now_us, turns, report);
         line.expire(now_us, report);
         while line.bytes() > limits.line_bytes_max || line.units() > limits.line_units_max {
             line.drop_one(report);
@@ -150,20 +254,19 @@ impl Scheduler {
     }
 
     /// How urgent the next unit is; `None` when nothing waits. Expires what is late.
-    pub fn peek(&mut self, now_us: i64) -> Option<Class> {
+    pub fn peek(&mut self, now_us: i64) -> Option<Urgency> {
         self.expire(now_us);
-        self.next().map(|(class, _)| class)
+        self.next().map(|(urgency, _, _)| urgency)
     }
 
     /// Takes the next unit out.
     pub fn pop(&mut self, now_us: i64) -> Option<Outgoing> {
         self.expire(now_us);
-        let (class, number) = self.next()?;
+        let (_, class, number) = self.next()?;
         let line = self.lines.get_mut(&number)?;
         let before = line.bytes();
-        let outgoing = line.pop(class)?;
+        let outgoing = line.pop(class, &mut self.turns)?;
         self.bytes -= before - line.bytes();
-        self.served = line.served();
         self.note_waiting(number);
         Some(outgoing)
     }
@@ -229,7 +332,7 @@ impl Scheduler {
         self.report.totals()
     }
 
-    /// Bytes that are queued, with [`UNIT_OVERHEAD`] for each unit.
+    /// Bytes that are queued or kept, with [`UNIT_OVERHEAD`] for each unit.
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
@@ -239,18 +342,15 @@ impl Scheduler {
         self.waiting.is_empty()
     }
 
-    /// The most urgent class, and the line of it that got the least.
-    fn next(&self) -> Option<(Class, u32)> {
+    /// The most urgent of what waits: its class and its line.
+    fn next(&self) -> Option<(Urgency, Class, u32)> {
         self.waiting
             .iter()
             .filter_map(|number| {
-                let line = self.lines.get(number)?;
-                Some((line.head_class()?, line.served(), *number))
+                let (urgency, class) = self.lines.get(number)?.head()?;
+                Some((urgency, class, *number))
             })
-            .max_by(|(a, a_served, _), (b, b_served, _)| {
-                a.cmp(b).then_with(|| b_served.cmp(a_served))
-            })
-            .map(|(class, _, number)| (class, number))
+            .max_by(|(a, _, a_line), (b, _, b_line)| a.cmp(b).then_with(|| b_line.cmp(a_line)))
     }
 
     fn drop_from_largest(&mut self) {
@@ -281,7 +381,9 @@ impl Scheduler {
     /// The line, made if need be. A connector that keeps changing its line numbers does not make this grow.
     fn line(&mut self, number: u32) -> &mut Line {
         if self.lines.len() >= 2 * LINES_MAX && !self.lines.contains_key(&number) {
-            self.lines.retain(|_, line| !line.is_empty());
+            self.lines.retain(|_, line| line.bytes() > 0);
+            let Self { lines, report, .. } = self;
+            report.forget(|line| !lines.contains_key(&line));
         }
         self.lines
             .entry(number)
@@ -289,5 +391,7 @@ impl Scheduler {
     }
 }
 
+#[cfg(test)]
+mod link_tests;
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,15 @@ fn unit(seq: u64, kind: char, arrived_us: i64) -> Queued {
     }
 }
 
+fn left_out(from_seq: u64, to_seq: u64, video: u32) -> LeftOut {
+    LeftOut {
+        from_seq,
+        to_seq,
+        video,
+        disposable: false,
+    }
+}
+
 /// What is given out by `now_us`, in order; `|` before what follows a gap.
 fn drain(jitter: &mut Jitter, now_us: i64) -> String {
     let mut out = String::new();
@@ -160,7 +169,7 @@ fn an_announced_drop_is_not_waited_for() {
     ] {
         let mut jitter = filled("Kp.pp");
         if let Some((from, to)) = announced {
-            jitter.announce(from, to, video);
+            jitter.announce(left_out(from, to, video));
         }
         assert_eq!(drain(&mut jitter, 600_000), expected, "{announced:?}");
         drain(&mut jitter, 1_500_000);
@@ -174,11 +183,40 @@ fn an_announced_drop_is_not_waited_for() {
 }
 
 #[test]
+fn what_follows_pictures_that_no_other_needs_is_no_gap() {
+    let mut jitter = filled("K.p.ap");
+    for seq in [1, 3] {
+        jitter.announce(LeftOut {
+            disposable: true,
+            ..left_out(seq, seq, 1)
+        });
+    }
+    let mut given = Vec::new();
+    while let Some(picture) = jitter.next_video(TIMING, 600_000) {
+        given.push((picture.queued.seq, picture.gap, picture.thinned));
+    }
+    assert_eq!(
+        given,
+        [(0, true, false), (2, false, true), (5, false, true)]
+    );
+    assert_eq!(jitter.losses(9_000_000).dropped, 2);
+    // Something else is missing there, too.
+    let mut jitter = filled("K..p");
+    jitter.announce(LeftOut {
+        disposable: true,
+        ..left_out(1, 1, 1)
+    });
+    assert_eq!(drain(&mut jitter, 600_000), "|0");
+    jitter.announce(left_out(2, 2, 1));
+    assert_eq!(drain(&mut jitter, 600_000), "|3");
+}
+
+#[test]
 fn a_loss_counts_only_when_nobody_explains_it() {
     let mut jitter = filled("Kp.pp");
     drain(&mut jitter, 1_500_000);
     assert_eq!(jitter.losses(1_600_000).lost, 0, "too early to tell");
-    jitter.announce(2, 2, 1);
+    jitter.announce(left_out(2, 2, 1));
     assert_eq!(
         jitter.losses(9_000_000),
         Losses {
@@ -264,7 +302,7 @@ proptest! {
         for (seq, what, step_us) in events {
             now_us += step_us.max(0) / 4;
             if what == 3 {
-                jitter.announce(seq, seq + 2, 1);
+                jitter.announce(left_out(seq, seq + 2, 1));
             } else if arrived.insert(seq) {
                 jitter.push(unit(seq, if seq % gop == 0 { 'K' } else { 'p' }, now_us), TIMING, now_us);
             }
@@ -303,7 +341,7 @@ proptest! {
             queued.unit.cts_us = cts_us;
             queued.baseline_us = now_us - time_us / 2;
             if what == 2 {
-                jitter.announce(seq, u64::MAX - seq, 7);
+                jitter.announce(left_out(seq, u64::MAX - seq, 7));
             }
             jitter.push(queued, timing, now_us);
             now_us = now_us.max(time_us);

@@ -22,10 +22,19 @@ enum Slot {
     Unknown,
     Sound,
     Picture,
-    /// Dropped on purpose; a picture may be among its like.
-    Dropped {
-        picture: bool,
-    },
+    /// Dropped on purpose.
+    Dropped(Missed),
+}
+
+/// What was dropped on purpose, at the worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missed {
+    /// No picture.
+    Sound,
+    /// A picture that no other needs.
+    Disposable,
+    /// A picture.
+    Picture,
 }
 
 /// What lies between the last picture given out and another.
@@ -33,6 +42,8 @@ enum Slot {
 pub(super) enum Before {
     /// No picture.
     Whole,
+    /// Pictures that will not come, and that no other needs.
+    Thinned,
     /// Something that has not come yet.
     Unknown,
     /// A picture that will not come.
@@ -66,7 +77,7 @@ impl Window {
     }
 
     /// Notes that a stretch was dropped by the relay; what has come of it stays.
-    pub(super) fn announced(&mut self, from_seq: u64, to_seq: u64, picture: bool) {
+    pub(super) fn announced(&mut self, from_seq: u64, to_seq: u64, missed: Missed) {
         let announced: Vec<u64> = (self.missing.range(from_seq..=to_seq.max(from_seq)))
             .map(|(seq, _)| *seq)
             .collect();
@@ -76,14 +87,14 @@ impl Window {
         if self.slots.is_empty() && !self.started {
             return;
         }
-        if from_seq < self.first && to_seq >= self.first && picture {
+        if from_seq < self.first && to_seq >= self.first && missed == Missed::Picture {
             self.broken = true;
         }
         let from_seq = from_seq.max(self.first);
         let to_seq = to_seq.min(self.first.saturating_add(SLOTS_MAX - 1));
         for seq in from_seq..=to_seq {
             self.set(seq, |slot| match slot {
-                Slot::Unknown => Slot::Dropped { picture },
+                Slot::Unknown => Slot::Dropped(missed),
                 known => known,
             });
         }
@@ -99,8 +110,11 @@ impl Window {
         for slot in self.slots.iter().take(len) {
             match slot {
                 Slot::Unknown => before = Before::Unknown,
-                Slot::Sound | Slot::Dropped { picture: false } => {}
-                Slot::Picture | Slot::Dropped { picture: true } => return Before::Broken,
+                Slot::Dropped(Missed::Disposable) if before == Before::Whole => {
+                    before = Before::Thinned;
+                }
+                Slot::Sound | Slot::Dropped(Missed::Sound | Missed::Disposable) => {}
+                Slot::Picture | Slot::Dropped(Missed::Picture) => return Before::Broken,
             }
         }
         before

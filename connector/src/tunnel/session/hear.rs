@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     events::{Event, Kind},
-    playout::{FeedInfo, Tally},
+    playout::{FeedInfo, LeftOut, Tally},
 };
 
 impl Session<'_> {
@@ -63,6 +63,7 @@ impl Session<'_> {
                 to_seq,
                 video,
                 audio,
+                disposable,
                 reason,
             } => {
                 debug!(
@@ -75,7 +76,13 @@ impl Session<'_> {
                     "left out by the relay"
                 );
                 if let Some(handle) = self.lines.handle(line) {
-                    handle.dropped(publisher, from_seq, to_seq, video, audio);
+                    let left_out = LeftOut {
+                        from_seq,
+                        to_seq,
+                        video,
+                        disposable,
+                    };
+                    handle.dropped(publisher, left_out);
                 }
             }
             FromRelay::Tracks {

@@ -23,7 +23,7 @@ use firstmile_shared::{
     tunnel::{
         close::Reset,
         control::DropReason,
-        scheduler::{Class, Outgoing, Ticket, Totals},
+        scheduler::{Class, Outgoing, Rank, Ticket, Totals, Urgency},
     },
 };
 use quinn::{Connection, ConnectionError, SendStream, VarInt, WriteError};
@@ -45,6 +45,8 @@ pub(in crate::tunnel) struct Sender {
     stream: NextStream,
     window: Window,
     sent_checked: Instant,
+    /// The tally that the order of what is on its way follows.
+    tally_changes: u64,
     /// What the metrics know of.
     reported: Totals,
 }
@@ -93,6 +95,7 @@ impl Sender {
             flying: Vec::new(),
             sent: BinaryHeap::new(),
             sent_checked: Instant::now(),
+            tally_changes: 0,
             reported: Totals::default(),
         }
     }
@@ -141,14 +144,15 @@ impl Sender {
         let now_us = clock::now_us();
         self.window.follow();
         self.give_up(now_us);
+        self.renew();
         self.window.set(Class::Audio);
         self.send_messages(context)?;
         let mut blocked = self.push_on(context)?;
         loop {
-            let Some(class) = self.outbox.queues().scheduler.peek(now_us) else {
+            let Some(urgency) = self.outbox.queues().scheduler.peek(now_us) else {
                 break;
             };
-            if !self.may_try(blocked, class) {
+            if !self.may_try(blocked, urgency) {
                 break;
             }
             let Poll::Ready(stream) = self.stream.poll(context) else {
@@ -165,6 +169,22 @@ impl Sender {
         self.window.rest(&self.flying, !self.message.is_empty());
         report(&self.outbox, &self.metrics, &mut self.reported);
         Ok(())
+    }
+
+    /// What the studio does with a line counts for what is on its way, too.
+    fn renew(&mut self) {
+        let queues = self.outbox.queues();
+        let changes = queues.scheduler.tally_changes();
+        if std::mem::replace(&mut self.tally_changes, changes) == changes {
+            return;
+        }
+        for unit in &mut self.flying {
+            queues.scheduler.renew(&mut unit.ticket);
+            // Fails only on a stream that is gone; writing to it will tell.
+            let _ = unit.stream.set_priority(priority(&unit.ticket));
+        }
+        drop(queues);
+        self.flying.sort_by_key(|unit| Reverse(unit.ticket.urgency));
     }
 
     fn send_messages(&mut self, context: &mut Context<'_>) -> Result<(), SendError> {
@@ -191,8 +211,8 @@ impl Sender {
         }
     }
 
-    /// Writes what it can of the units on their way. The answer is the most urgent class that congestion stopped.
-    fn push_on(&mut self, context: &mut Context<'_>) -> Result<Option<Class>, SendError> {
+    /// Writes what it can of the units on their way. The answer is the most urgent that congestion stopped.
+    fn push_on(&mut self, context: &mut Context<'_>) -> Result<Option<Urgency>, SendError> {
         let mut index = 0;
         while let Some(unit) = self.flying.get_mut(index) {
             let class = unit.ticket.class;
@@ -222,7 +242,7 @@ impl Sender {
         }
         // Most urgent first: the first is the greatest.
         let blocked = self.flying.iter().find(|unit| !unit.has_begun);
-        Ok(blocked.map(|unit| unit.ticket.class))
+        Ok(blocked.map(|unit| unit.ticket.urgency))
     }
 
     /// A unit went through. Those that were tried before it, under the same limit, and got nothing in are held by
@@ -234,18 +254,18 @@ impl Sender {
         }
     }
 
-    /// Whether a unit of this class may be taken out now. A unit that has begun and got stuck does not forbid it:
+    /// Whether a unit that is so urgent may be taken out now. A unit that has begun and got stuck does not forbid it:
     /// it may be held, and the next one tells.
-    fn may_try(&self, blocked: Option<Class>, class: Class) -> bool {
-        blocked.is_none_or(|blocked| class > blocked) && self.has_room(class)
+    fn may_try(&self, blocked: Option<Urgency>, urgency: Urgency) -> bool {
+        blocked.is_none_or(|blocked| urgency > blocked) && self.has_room(urgency.is_sound())
     }
 
-    /// Whether one more unit of this class may be on its way: a peer that holds its streams must not make us hold
-    /// more than this.
-    fn has_room(&self, class: Class) -> bool {
-        let units_max = match class {
-            Class::Audio => FLYING_MAX + FLYING_AUDIO_RESERVE,
-            Class::Keyframe | Class::Reference | Class::NonReference => FLYING_MAX,
+    /// Whether one more unit may be on its way: a peer that holds its streams must not make us hold more than this.
+    fn has_room(&self, is_sound: bool) -> bool {
+        let units_max = if is_sound {
+            FLYING_MAX + FLYING_AUDIO_RESERVE
+        } else {
+            FLYING_MAX
         };
         self.flying.len() < units_max
             && self.flying.iter().map(Flying::left).sum::<usize>() < FLYING_BYTES_MAX
@@ -256,7 +276,7 @@ impl Sender {
         let queued_us = clock::now_us().saturating_sub(unit.ingest_us);
         unit.queued_us = u32::try_from(queued_us.max(0)).unwrap_or(u32::MAX);
         // Fails only on a stream that is gone; writing to it will tell.
-        let _ = stream.set_priority(priority(ticket.class));
+        let _ = stream.set_priority(priority(&ticket));
         self.metrics
             .unit(Direction::Out, unit.access_unit.payload.len());
         let flying = Flying {
@@ -270,7 +290,7 @@ impl Sender {
         };
         let place = self
             .flying
-            .partition_point(|other| other.ticket.class >= ticket.class);
+            .partition_point(|other| other.ticket.urgency >= ticket.urgency);
         self.flying.insert(place, flying);
     }
 
@@ -506,18 +526,25 @@ fn poll_chunks(
         .map_ok(|written| written.bytes)
 }
 
-/// quinn sends, and repeats, the higher first.
-const fn priority(class: Class) -> i32 {
-    match class {
-        Class::Audio => 3,
-        Class::Keyframe => 2,
-        Class::Reference => 1,
-        Class::NonReference => 0,
-    }
+/// quinn sends, and repeats, the higher first. Among lines of one rank it takes turns: only little waits in quinn.
+fn priority(ticket: &Ticket) -> i32 {
+    let of_rank = match ticket.class {
+        Class::Audio => return CONTROL_PRIORITY - 1,
+        Class::Spare => return 0,
+        Class::Keyframe => 3,
+        Class::Reference => 2,
+        Class::NonReference => 1,
+    };
+    of_rank
+        + match ticket.urgency.rank() {
+            Rank::Off => 0,
+            Rank::Preview => 3,
+            Rank::Program => 6,
+        }
 }
 
 /// Before all units.
-pub(in crate::tunnel) const CONTROL_PRIORITY: i32 = 4;
+pub(in crate::tunnel) const CONTROL_PRIORITY: i32 = 11;
 
 const fn code(reset: Reset) -> VarInt {
     VarInt::from_u32(reset as u32)

@@ -5,6 +5,7 @@
 //! ([`firstmile_shared::tcp`]).
 
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     sync::Arc,
     task::{Context, Poll},
@@ -34,11 +35,13 @@ pub(in crate::tunnel) struct Sender {
     /// Pings to be answered, and when they came.
     pings: VecDeque<(Ping, i64)>,
     is_ping_due: bool,
-    /// Units on their way, most urgent first: one of each class.
+    /// Units on their way, most urgent first: each was more urgent than the one before it.
     flying: Vec<Flying>,
     /// Units on their way that the peer has to be told not to wait for.
     given_up: Vec<u32>,
     next_number: u32,
+    /// The tally that the order of what is on its way follows.
+    tally_changes: u64,
     /// What the metrics know of.
     reported: Totals,
 }
@@ -62,6 +65,7 @@ impl Sender {
             flying: Vec::new(),
             given_up: Vec::new(),
             next_number: 0,
+            tally_changes: 0,
             reported: Totals::default(),
         }
     }
@@ -171,9 +175,14 @@ impl Sender {
     }
 
     fn next_part(&mut self, room: usize, now_us: i64) -> Option<Frame> {
+        self.renew();
         let waiting = self.outbox.queues().scheduler.peek(now_us);
-        let begun = self.flying.first().map(|unit| unit.ticket.class);
-        if waiting > begun && self.flying.len() < UNITS_OPEN_MAX {
+        let begun = self.flying.first().map(|unit| unit.ticket.urgency);
+        let units_max = match waiting {
+            Some(urgency) if urgency.is_sound() => UNITS_OPEN_MAX,
+            _ => UNITS_OPEN_MAX / 2,
+        };
+        if waiting > begun && self.flying.len() < units_max {
             let outgoing = self.outbox.queues().scheduler.pop(now_us);
             if let Some(outgoing) = outgoing {
                 self.take_off(outgoing, now_us);
@@ -194,6 +203,20 @@ impl Sender {
             is_last,
             bytes,
         })
+    }
+
+    /// What the studio does with a line counts for what is on its way, too.
+    fn renew(&mut self) {
+        let queues = self.outbox.queues();
+        let changes = queues.scheduler.tally_changes();
+        if std::mem::replace(&mut self.tally_changes, changes) == changes {
+            return;
+        }
+        for unit in &mut self.flying {
+            queues.scheduler.renew(&mut unit.ticket);
+        }
+        drop(queues);
+        self.flying.sort_by_key(|unit| Reverse(unit.ticket.urgency));
     }
 
     fn take_off(&mut self, outgoing: Outgoing, now_us: i64) {

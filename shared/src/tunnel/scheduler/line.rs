@@ -1,55 +1,32 @@
 //! One line's part of the queue: its units by class, its GOPs, its late ones.
 
+mod loss;
+
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Class, LATE_MARGIN_US, Outgoing, UNIT_OVERHEAD, report::Report};
+use super::{
+    Class, LATE_MARGIN_US, Outgoing, Rank, Urgency,
+    report::Report,
+    share::{Flow, Place, Turns},
+    shelf::Shelf,
+    ticket::{Queued, Ticket},
+    usage::Usage,
+};
 use crate::{
     media::MediaKind,
     tunnel::{control::DropReason, unit::Unit},
 };
 
-/// What the queue remembers of a unit that it gave out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    /// The connector's line number.
-    pub line: u32,
-    /// The publisher's number.
-    pub publisher: u32,
-    /// The unit's number.
-    pub seq: u64,
-    /// How urgent it was when it was given out.
-    pub class: Class,
-    track: u8,
-    kind: MediaKind,
-    keyframe: bool,
-    disposable: bool,
-    /// Not of a track that is played: it goes when nothing else does, and nobody misses it.
-    spare: bool,
-    /// Counts the keyframes of the line; the same for all units that belong together.
-    gop: u64,
-    /// When it has age zero, microseconds on the relay's clock.
-    presented_us: i64,
-    /// The unit of the same kind before this one: two dropped units without another between make one record.
-    previous_seq: Option<u64>,
-}
-
-impl Ticket {
-    /// A picture of the track that is played; else sound, or something that nobody looks at.
-    pub const fn is_video(&self) -> bool {
-        matches!(self.kind, MediaKind::Video) && !self.spare
-    }
-
-    pub(super) const fn previous_seq(&self) -> Option<u64> {
-        self.previous_seq
-    }
-
-    const fn is_reference(&self) -> bool {
-        self.is_video() && !self.disposable
-    }
-
-    const fn track(&self) -> (u32, u8) {
-        (self.publisher, self.track)
-    }
+/// What of a line's pictures is sent while it is neither on program nor on preview.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sends {
+    /// Keyframes only.
+    Keyframes,
+    /// Those that others need.
+    References,
+    /// All.
+    #[default]
+    All,
 }
 
 #[derive(Debug)]
@@ -60,6 +37,10 @@ pub(super) struct Line {
     references: VecDeque<Queued>,
     /// What no other needs, in decode order.
     disposables: VecDeque<Queued>,
+    /// What is not played.
+    spares: VecDeque<Queued>,
+    /// What was left out of the newest GOP.
+    shelf: Shelf,
     tracks: BTreeMap<(u32, u8), Track>,
     publisher: u32,
     played: Played,
@@ -69,7 +50,9 @@ pub(super) struct Line {
     last_seq: [Option<u64>; 2],
     gops: u64,
     bytes: usize,
-    served: u64,
+    place: Place,
+    sends: Sends,
+    usage: Usage,
     /// The encoder's newest picture was too old when it came in: nothing goes out until a keyframe that is not.
     is_behind: bool,
     /// Nothing is late before: a lower bound.
@@ -81,19 +64,6 @@ pub(super) struct Line {
 struct Played {
     video: u8,
     audio: u8,
-}
-
-#[derive(Debug)]
-struct Queued {
-    unit: Unit,
-    ticket: Ticket,
-}
-
-impl Queued {
-    fn weight(&self) -> usize {
-        let unit = &self.unit.access_unit;
-        unit.payload.len() + unit.config.as_ref().map_or(0, bytes::Bytes::len) + UNIT_OVERHEAD
-    }
 }
 
 /// One video track of one publisher.
@@ -114,6 +84,8 @@ impl Line {
             audio: VecDeque::new(),
             references: VecDeque::new(),
             disposables: VecDeque::new(),
+            spares: VecDeque::new(),
+            shelf: Shelf::new(),
             tracks: BTreeMap::new(),
             publisher: 0,
             played: Played { video: 0, audio: 0 },
@@ -121,7 +93,9 @@ impl Line {
             last_seq: [None; 2],
             gops: 0,
             bytes: 0,
-            served: 0,
+            place: Place::new(),
+            sends: Sends::All,
+            usage: Usage::new(),
             is_behind: false,
             next_expiry_us: i64::MAX,
         }
@@ -138,45 +112,110 @@ impl Line {
         self.played.audio = audio;
     }
 
+    pub(super) fn set_share(&mut self, share: u32) {
+        self.place.set_share(share);
+    }
+
+    pub(super) const fn set_sends(&mut self, sends: Sends) {
+        self.sends = sends;
+        self.next_expiry_us = i64::MIN;
+    }
+
+    pub(super) const fn rank(&self) -> Rank {
+        self.place.rank()
+    }
+
+    /// What the studio does with the line. If it is wanted now, what was left out of its newest GOP goes out after all.
+    pub(super) fn set_rank(&mut self, rank: Rank, turns: &Turns) {
+        let was_off = self.rank() == Rank::Off;
+        self.next_expiry_us = i64::MIN;
+        self.place.set_rank(rank, turns);
+        let newest = (self.publisher, self.played.video);
+        if was_off
+            && let Some(track) = self.tracks.get_mut(&newest)
+            && let Some(gop) = track.gop
+        {
+            let units = self.shelf.take(gop);
+            if !units.is_empty() {
+                track.needs_keyframe = false;
+                track.broken = None;
+            }
+            for (mut queued, _) in units {
+                queued.ticket.restored = true;
+                self.bytes += queued.weight();
+                self.references.push_back(queued);
+            }
+        }
+    }
+
+    /// A unit on its way is as urgent as its line is now; it goes before what the line still has here.
+    pub(super) const fn renew(&self, ticket: &mut Ticket, turns: &Turns) {
+        if ticket.urgency.rank() as u8 != self.rank() as u8 {
+            ticket.urgency = ticket.urgency.of_rank(self.rank(), turns);
+        }
+    }
+
+    /// The feed is over: nothing that was left out of it will be wanted.
+    pub(super) fn forget_feed(&mut self, report: &mut Report) {
+        self.shelf.close(report);
+    }
+
+    pub(super) const fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Since when the oldest unit that is played waits, microseconds on the relay's clock.
+    pub(super) fn oldest_us(&self) -> Option<i64> {
+        let queues = [&self.audio, &self.references, &self.disposables];
+        let heads = queues.into_iter().filter_map(VecDeque::front);
+        heads.map(|queued| queued.unit.ingest_us).min()
+    }
+
+    /// Bytes held, with what was left out and may still be wanted.
     pub(super) const fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.shelf.bytes()
     }
 
     pub(super) fn units(&self) -> usize {
-        self.audio.len() + self.references.len() + self.disposables.len()
-    }
-
-    pub(super) const fn served(&self) -> u64 {
-        self.served
+        self.audio.len() + self.references.len() + self.disposables.len() + self.spares.len()
     }
 
     pub(super) const fn next_expiry_us(&self) -> i64 {
         self.next_expiry_us
     }
 
+    /// Whether nothing waits to be sent.
     pub(super) fn is_empty(&self) -> bool {
         self.units() == 0
     }
 
-    /// The class of what goes next.
-    pub(super) fn head_class(&self) -> Option<Class> {
-        if !self.audio.is_empty() {
-            Some(Class::Audio)
-        } else if self.newest_keyframe().is_some() {
-            Some(Class::Keyframe)
-        } else if !self.references.is_empty() {
-            Some(Class::Reference)
+    /// What goes next, and how urgent it is.
+    pub(super) fn head(&self) -> Option<(Urgency, Class)> {
+        let (flow, class, queued) = if let Some(sound) = self.audio.front() {
+            (Flow::Sound, Class::Audio, sound)
+        } else if let Some(keyframe) = self.newest_keyframe() {
+            let keyframe = &self.references[keyframe];
+            (Flow::Pictures, Class::Keyframe, keyframe)
+        } else if let Some(reference) = self.references.front() {
+            (Flow::Pictures, Class::Reference, reference)
+        } else if let Some(disposable) = self.disposables.front() {
+            (Flow::Pictures, Class::NonReference, disposable)
         } else {
-            (!self.disposables.is_empty()).then_some(Class::NonReference)
-        }
+            (Flow::Spare, Class::Spare, self.spares.front()?)
+        };
+        Some((self.place.urgency(flow, queued.weight()), class))
     }
 
-    /// Queues a unit, unless it can't be decoded or came in too old to be shown. `served`: where a line that was idle starts.
-    pub(super) fn push(&mut self, unit: Unit, served: u64, report: &mut Report) {
-        if self.is_empty() {
-            self.served = self.served.max(served);
-        }
-        let ticket = self.ticket(&unit);
+    /// Queues a unit, unless it can't be decoded, came in too old to be shown, or the line is thinned.
+    pub(super) fn push(&mut self, unit: Unit, now_us: i64, turns: &Turns, report: &mut Report) {
+        let ticket = self.ticket(&unit, report);
+        let queued = Queued { unit, ticket };
+        self.usage.came(&ticket, queued.weight());
+        let sends = if self.is_thinned() {
+            self.sends
+        } else {
+            Sends::All
+        };
         let is_orphan = ticket.is_video() && !ticket.keyframe && {
             let track = &self.tracks[&ticket.track()];
             track.gop.is_none() || track.needs_keyframe
@@ -184,51 +223,70 @@ impl Line {
         if is_orphan {
             let reason = if self.is_behind {
                 DropReason::Behind
+            } else if sends == Sends::Keyframes {
+                DropReason::Thinned
             } else {
                 DropReason::NeedsKeyframe
             };
-            report.drop_unit(&ticket, reason);
-            return;
+            return self.leave_out(queued, reason, report);
         }
-        let age_us = unit.ingest_us.saturating_sub(ticket.presented_us);
+        let age_us = (queued.unit.ingest_us).saturating_sub(ticket.presented_us);
         let is_behind = age_us > self.delay_us.max(BEHIND_MIN_US);
         if ticket.is_video() {
             self.is_behind = is_behind;
         }
         if is_behind {
             report.drop_unit(&ticket, DropReason::Behind);
-            self.after_loss(&ticket, report);
-            return;
+            return self.after_loss(&ticket, report);
+        }
+        if ticket.is_disposable() && sends <= Sends::References {
+            return report.drop_unit(&ticket, DropReason::Thinned);
+        }
+        if ticket.is_reference() && !ticket.keyframe && sends == Sends::Keyframes {
+            return self.lose(queued, DropReason::Thinned, report);
+        }
+        if ticket.is_video() && ticket.keyframe {
+            self.supersede(&ticket, now_us, report);
         }
         let deadline_us = self.deadline_us(&ticket).unwrap_or(i64::MAX);
         self.next_expiry_us = self.next_expiry_us.min(deadline_us);
-        let queued = Queued { unit, ticket };
         self.bytes += queued.weight();
-        let queue = match (ticket.is_video(), ticket.disposable) {
-            _ if ticket.spare => &mut self.disposables,
-            (false, _) => &mut self.audio,
-            (true, false) => &mut self.references,
-            (true, true) => &mut self.disposables,
+        let (flow, queue) = match (ticket.is_video(), ticket.disposable) {
+            _ if ticket.spare => (Flow::Spare, &mut self.spares),
+            (false, _) => (Flow::Sound, &mut self.audio),
+            (true, false) => (Flow::Pictures, &mut self.references),
+            (true, true) => (Flow::Pictures, &mut self.disposables),
         };
         queue.push_back(queued);
+        let waiting = match flow {
+            Flow::Spare => self.spares.len(),
+            Flow::Sound => self.audio.len(),
+            Flow::Pictures => self.references.len() + self.disposables.len(),
+        };
+        if waiting == 1 {
+            self.place.wake(flow, turns);
+        }
     }
 
     /// Gives out the first unit of a class.
-    pub(super) fn pop(&mut self, class: Class) -> Option<Outgoing> {
-        let Queued { unit, mut ticket } = match class {
-            Class::Audio => self.audio.pop_front(),
+    pub(super) fn pop(&mut self, class: Class, turns: &mut Turns) -> Option<Outgoing> {
+        let (flow, queued) = match class {
+            Class::Audio => (Flow::Sound, self.audio.pop_front()),
             Class::Keyframe => {
                 let index = self.newest_keyframe()?;
-                self.references.remove(index)
+                (Flow::Pictures, self.references.remove(index))
             }
-            Class::Reference => self.references.pop_front(),
-            Class::NonReference => self.disposables.pop_front(),
-        }
-        .inspect(|queued| {
-            self.bytes -= queued.weight();
-            self.served += queued.weight() as u64;
-        })?;
+            Class::Reference => (Flow::Pictures, self.references.pop_front()),
+            Class::NonReference => (Flow::Pictures, self.disposables.pop_front()),
+            Class::Spare => (Flow::Spare, self.spares.pop_front()),
+        };
+        let queued = queued?;
+        let weight = queued.weight();
+        self.bytes -= weight;
+        self.usage.sent(weight);
+        let Queued { unit, mut ticket } = queued;
         ticket.class = class;
+        ticket.urgency = self.place.serve(flow, weight, turns);
         Some(Outgoing { unit, ticket })
     }
 
@@ -238,19 +296,23 @@ impl Line {
             return;
         }
         while let Some(index) = self.find_late(&self.references, now_us) {
-            if let Some(ticket) = self.remove(Index::Reference(index)) {
-                report.drop_unit(&ticket, DropReason::Late);
-                self.after_loss(&ticket, report);
+            if let Some(queued) = self.remove(Index::Reference(index)) {
+                self.lose(queued, DropReason::Late, report);
             }
         }
         while let Some(index) = self.find_late(&self.audio, now_us) {
-            if let Some(ticket) = self.remove(Index::Audio(index)) {
-                report.drop_unit(&ticket, DropReason::Late);
+            if let Some(queued) = self.remove(Index::Audio(index)) {
+                report.drop_unit(&queued.ticket, DropReason::Late);
             }
         }
         while let Some(index) = self.find_late(&self.disposables, now_us) {
-            if let Some(ticket) = self.remove(Index::Disposable(index)) {
-                report.drop_unit(&ticket, DropReason::Late);
+            if let Some(queued) = self.remove(Index::Disposable(index)) {
+                report.drop_unit(&queued.ticket, DropReason::Late);
+            }
+        }
+        while let Some(index) = self.find_late(&self.spares, now_us) {
+            if let Some(queued) = self.remove(Index::Spare(index)) {
+                report.drop_unit(&queued.ticket, DropReason::Late);
             }
         }
         self.next_expiry_us = self
@@ -262,7 +324,12 @@ impl Line {
 
     /// Drops one unit, or one GOP, to make room.
     pub(super) fn drop_one(&mut self, report: &mut Report) {
-        let victim = if !self.disposables.is_empty() {
+        if self.shelf.bytes() > 0 {
+            return self.shelf.close(report);
+        }
+        let victim = if !self.spares.is_empty() {
+            Index::Spare(0)
+        } else if !self.disposables.is_empty() {
             Index::Disposable(0)
         } else if let Some(oldest) = self
             .references
@@ -275,9 +342,9 @@ impl Line {
         } else {
             Index::Audio(0)
         };
-        if let Some(ticket) = self.remove(victim) {
-            report.drop_unit(&ticket, DropReason::Full);
-            self.after_loss(&ticket, report);
+        if let Some(queued) = self.remove(victim) {
+            report.drop_unit(&queued.ticket, DropReason::Full);
+            self.after_loss(&queued.ticket, report);
         }
     }
 
@@ -301,12 +368,15 @@ impl Line {
         self.after_loss(ticket, report);
     }
 
-    /// The last moment at which a unit can help; `None` for the newest keyframe.
+    /// The last moment at which a unit can help; `None` for the newest keyframe and for what was left out after it and
+    /// is wanted now.
     pub(super) fn deadline_us(&self, ticket: &Ticket) -> Option<i64> {
-        if self.is_newest_keyframe(ticket) {
+        let is_of_newest = ticket.is_video() && self.is_of_newest_gop(ticket);
+        if is_of_newest && (ticket.keyframe || ticket.restored) {
             return None;
         }
-        let margin_us = if ticket.spare || ticket.is_video() && ticket.disposable {
+        let is_hopeless = ticket.is_reference() && self.is_thinned();
+        let margin_us = if ticket.spare || ticket.disposable || ticket.restored || is_hopeless {
             0
         } else {
             LATE_MARGIN_US
@@ -316,7 +386,7 @@ impl Line {
     }
 
     /// Sorts a unit in: which GOP, which place.
-    fn ticket(&mut self, unit: &Unit) -> Ticket {
+    fn ticket(&mut self, unit: &Unit, report: &mut Report) -> Ticket {
         let access_unit = &unit.access_unit;
         let kind = access_unit.kind();
         let track = access_unit.track;
@@ -329,6 +399,7 @@ impl Line {
         if unit.publisher != self.publisher {
             let before = std::mem::replace(&mut self.publisher, unit.publisher);
             self.last_seq = [None; 2];
+            self.shelf.close(report);
             // The one before may still have units queued; nobody asks about older ones.
             self.tracks.retain(|(publisher, _), _| *publisher == before);
             self.next_expiry_us = i64::MIN;
@@ -336,6 +407,7 @@ impl Line {
         let previous_seq = self.last_seq[usize::from(!is_video)].replace(unit.seq);
         if is_video && access_unit.keyframe {
             self.gops += 1;
+            self.shelf.close(report);
             // The keyframe that was the newest is an ordinary one now, and may be late.
             self.next_expiry_us = i64::MIN;
         }
@@ -357,6 +429,7 @@ impl Line {
             publisher: unit.publisher,
             seq: unit.seq,
             class: Class::Reference,
+            urgency: self.place.urgency(Flow::Spare, 0),
             track,
             kind,
             spare,
@@ -369,43 +442,21 @@ impl Line {
                 .saturating_add(access_unit.pts_us())
                 .min(unit.ingest_us.saturating_add(AHEAD_MAX_US)),
             previous_seq,
+            restored: false,
         }
     }
 
-    /// What a lost unit means for those that need it.
-    fn after_loss(&mut self, lost: &Ticket, report: &mut Report) {
-        if !lost.is_reference() {
-            return;
-        }
-        if let Some(track) = self.tracks.get_mut(&lost.track()) {
-            track.broken = Some((lost.gop, lost.seq));
-            track.needs_keyframe |= track.gop == Some(lost.gop);
-        }
-        let needs_it = |ticket: &Ticket| {
-            ticket.track() == lost.track() && ticket.gop == lost.gop && ticket.seq > lost.seq
-        };
-        let bytes = &mut self.bytes;
-        let mut orphans = Vec::new();
-        for queue in [&mut self.references, &mut self.disposables] {
-            queue.retain(|queued| {
-                let is_orphan = needs_it(&queued.ticket);
-                if is_orphan {
-                    *bytes -= queued.weight();
-                    orphans.push(queued.ticket);
-                }
-                !is_orphan
-            });
-        }
-        orphans.sort_unstable_by_key(|ticket| ticket.seq);
-        for ticket in &orphans {
-            report.drop_unit(ticket, DropReason::NeedsKeyframe);
-        }
+    /// It is off the air, and the link can't carry all: what is late there won't catch up, and takes the others' time.
+    fn is_thinned(&self) -> bool {
+        self.sends != Sends::All && self.rank() == Rank::Off
     }
 
     fn is_newest_keyframe(&self, ticket: &Ticket) -> bool {
-        ticket.is_video()
-            && ticket.keyframe
-            && ticket.publisher == self.publisher
+        ticket.is_video() && ticket.keyframe && self.is_of_newest_gop(ticket)
+    }
+
+    fn is_of_newest_gop(&self, ticket: &Ticket) -> bool {
+        ticket.publisher == self.publisher
             && self
                 .tracks
                 .get(&ticket.track())
@@ -424,14 +475,15 @@ impl Line {
             .position(|queued| self.verdict(&queued.ticket, now_us).is_some())
     }
 
-    fn remove(&mut self, index: Index) -> Option<Ticket> {
+    fn remove(&mut self, index: Index) -> Option<Queued> {
         let queued = match index {
             Index::Audio(index) => self.audio.remove(index),
             Index::Reference(index) => self.references.remove(index),
             Index::Disposable(index) => self.disposables.remove(index),
+            Index::Spare(index) => self.spares.remove(index),
         }?;
         self.bytes -= queued.weight();
-        Some(queued.ticket)
+        Some(queued)
     }
 
     fn all(&self) -> impl Iterator<Item = &Queued> {
@@ -439,6 +491,7 @@ impl Line {
             .iter()
             .chain(&self.references)
             .chain(&self.disposables)
+            .chain(&self.spares)
     }
 }
 
@@ -448,6 +501,7 @@ enum Index {
     Audio(usize),
     Reference(usize),
     Disposable(usize),
+    Spare(usize),
 }
 
 /// No encoder's rhythm is so even that a shorter delay could hold it to it: what comes in younger is sent.

@@ -1,8 +1,8 @@
 //! What was dropped: totals for the operator, and records for the other end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use super::line::Ticket;
+use super::ticket::Ticket;
 use crate::tunnel::control::DropReason;
 
 /// Units of one publisher that were dropped for one reason.
@@ -24,6 +24,8 @@ pub struct Dropped {
     pub video: u32,
     /// How many blocks of sound.
     pub audio: u32,
+    /// No other picture needs any of the pictures.
+    pub disposable: bool,
     /// Why.
     pub reason: DropReason,
 }
@@ -39,12 +41,29 @@ pub struct Totals {
     pub needs_keyframe: u64,
     /// Too old already when they came in.
     pub behind: u64,
+    /// A newer keyframe went instead.
+    pub superseded: u64,
+    /// The line was off the air, and the link can't carry all.
+    pub thinned: u64,
 }
 
 impl Totals {
     /// All of them.
     pub const fn all(self) -> u64 {
-        self.late + self.full + self.needs_keyframe + self.behind
+        self.late + self.full + self.needs_keyframe + self.behind + self.superseded + self.thinned
+    }
+
+    const fn add(&mut self, reason: DropReason) {
+        let sum = match reason {
+            DropReason::Late => &mut self.late,
+            DropReason::Full => &mut self.full,
+            DropReason::NeedsKeyframe => &mut self.needs_keyframe,
+            DropReason::Superseded => &mut self.superseded,
+            DropReason::Thinned => &mut self.thinned,
+            // Nothing here drops for another's reasons.
+            DropReason::Behind | DropReason::Other => &mut self.behind,
+        };
+        *sum += 1;
     }
 }
 
@@ -52,6 +71,7 @@ impl Totals {
 pub(super) struct Report {
     records: VecDeque<Dropped>,
     totals: Totals,
+    by_line: BTreeMap<u32, Totals>,
 }
 
 impl Report {
@@ -59,18 +79,22 @@ impl Report {
         self.totals
     }
 
+    pub(super) fn totals_of(&self, line: u32) -> Totals {
+        self.by_line.get(&line).copied().unwrap_or_default()
+    }
+
+    /// Forgets lines that are not there any more.
+    pub(super) fn forget(&mut self, is_gone: impl Fn(u32) -> bool) {
+        self.by_line.retain(|line, _| !is_gone(*line));
+    }
+
     pub(super) fn pop(&mut self) -> Option<Dropped> {
         self.records.pop_front()
     }
 
     pub(super) fn drop_unit(&mut self, ticket: &Ticket, reason: DropReason) {
-        match reason {
-            DropReason::Late => self.totals.late += 1,
-            DropReason::Full => self.totals.full += 1,
-            DropReason::NeedsKeyframe => self.totals.needs_keyframe += 1,
-            // Nothing here drops for another's reasons.
-            DropReason::Behind | DropReason::Other => self.totals.behind += 1,
-        }
+        self.totals.add(reason);
+        self.by_line.entry(ticket.line).or_default().add(reason);
         let is_video = ticket.is_video();
         let new = Dropped {
             line: ticket.line,
@@ -79,6 +103,9 @@ impl Report {
             to_seq: ticket.seq,
             video: u32::from(is_video),
             audio: u32::from(!is_video),
+            // Where references are gone too, one record is enough.
+            disposable: ticket.is_disposable()
+                && !matches!(reason, DropReason::NeedsKeyframe | DropReason::Superseded),
             reason,
         };
         let continued = self
@@ -86,7 +113,7 @@ impl Report {
             .iter_mut()
             .rev()
             .take(JOIN_DEPTH)
-            .find(|old| is_same_kind(old, &new) && ticket.previous_seq() == Some(old.to_seq));
+            .find(|old| is_same_kind(old, &new) && ticket.previous_seq == Some(old.to_seq));
         if let Some(old) = continued {
             join(old, &new);
         } else if self.records.len() < RECORDS_MAX {
@@ -111,7 +138,8 @@ impl Report {
 }
 
 fn is_same_kind(old: &Dropped, new: &Dropped) -> bool {
-    (old.line, old.publisher, old.reason) == (new.line, new.publisher, new.reason)
+    (old.line, old.publisher, old.reason, old.disposable)
+        == (new.line, new.publisher, new.reason, new.disposable)
         && (old.video == 0) == (new.video == 0)
         && (old.audio == 0) == (new.audio == 0)
 }
@@ -119,6 +147,7 @@ fn is_same_kind(old: &Dropped, new: &Dropped) -> bool {
 fn join(old: &mut Dropped, new: &Dropped) {
     old.from_seq = old.from_seq.min(new.from_seq);
     old.to_seq = old.to_seq.max(new.to_seq);
+    old.disposable &= new.disposable;
     old.video = old.video.saturating_add(new.video);
     old.audio = old.audio.saturating_add(new.audio);
 }
