@@ -15,6 +15,7 @@ mod config;
 pub mod dolby;
 pub mod flac;
 pub mod hevc;
+pub mod look;
 pub mod mp3;
 pub mod opus;
 pub mod vp9;

@@ -3,15 +3,16 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use firstmile_shared::media::{AccessUnit, Codec, avc::AvcConfig};
+use firstmile_shared::media::{AccessUnit, CodecConfig, look::Look};
 
 use super::{Report, Side, TIME_MAX_US, megabits, seconds};
 
 #[derive(Debug, Default)]
 pub(super) struct Pictures {
     last_us: Option<i64>,
-    config: Option<Bytes>,
-    format: Option<Format>,
+    /// The record, and what it says.
+    config: Option<(Bytes, Option<CodecConfig>)>,
+    look: Option<Look>,
     /// From picture to picture, of the last seconds of media.
     steps: VecDeque<i64>,
     steps_us: i64,
@@ -23,34 +24,6 @@ pub(super) struct Pictures {
     offsets: VecDeque<i64>,
 }
 
-/// What the decoder's configuration says.
-#[derive(Clone, Copy, Debug)]
-struct Format {
-    width: u32,
-    height: u32,
-    interlaced: bool,
-    full_range: bool,
-    /// Primaries, transfer and matrix.
-    colours: Option<(u8, u8, u8)>,
-}
-
-impl Format {
-    /// Of the codecs whose configuration this relay reads.
-    fn of(codec: Codec, config: &[u8]) -> Option<Self> {
-        if codec != Codec::H264 {
-            return None;
-        }
-        let sps = AvcConfig::parse(config).ok()?.sps;
-        Some(Self {
-            width: sps.width,
-            height: sps.height,
-            interlaced: sps.interlaced,
-            full_range: sps.colour.full_range,
-            colours: sps.colour.description,
-        })
-    }
-}
-
 impl Pictures {
     /// When the last one came.
     pub(super) const fn last_us(&self) -> Option<i64> {
@@ -60,11 +33,19 @@ impl Pictures {
     /// `step_us`: `None` if media time jumped.
     pub(super) fn observe(&mut self, unit: &AccessUnit, now_us: i64, step_us: Option<i64>) {
         self.last_us = Some(now_us);
-        if let Some(config) = &unit.config
-            && self.config.as_ref() != Some(config)
+        if let Some(record) = &unit.config
+            && self
+                .config
+                .as_ref()
+                .is_none_or(|(known, _)| known != record)
         {
-            self.config = Some(config.clone());
-            self.format = Format::of(unit.codec, config);
+            self.config = Some((record.clone(), unit.parsed_config()));
+            self.look = None;
+        }
+        if unit.keyframe
+            && let Some((_, Some(config))) = &self.config
+        {
+            self.look = config.look(&unit.payload);
         }
         let before_us = self.last_dts_us.replace(unit.dts_us);
         let Some(before_us) = before_us.filter(|_| step_us.is_some()) else {
@@ -101,11 +82,11 @@ impl Pictures {
 
     /// Against what a picture of this size and rate needs. `video_bps` is what the encoder makes.
     pub(super) fn examine_bitrate(&self, report: &mut Report<'_>, video_bps: Option<u64>) {
-        let (Some(format), Some(video_bps), Some(rate)) = (self.format, video_bps, self.rate())
-        else {
+        let (Some(look), Some(video_bps), Some(rate)) = (self.look, video_bps, self.rate()) else {
             return;
         };
-        let pixels = f64::from(format.width) * f64::from(format.height) * rate.fps;
+        let (width, height) = look.size;
+        let pixels = f64::from(width) * f64::from(height) * rate.fps;
         #[expect(clippy::cast_precision_loss, reason = "a rate of bits")]
         let per_pixel = video_bps as f64 / pixels.max(1.0);
         #[expect(
@@ -117,11 +98,9 @@ impl Pictures {
         let is_high =
             (per_pixel > BITS_PER_PIXEL_MAX && video_bps > HIGH_MIN_BPS) || video_bps > HIGH_BPS;
         let what = format!(
-            "{} sends {} Mbit/s for {}x{} at {}",
+            "{} sends {} Mbit/s for {width}x{height} at {}",
             report.who,
             megabits(video_bps),
-            format.width,
-            format.height,
             shown_fps(rate.fps)
         );
         if is_high {
@@ -147,14 +126,15 @@ impl Pictures {
     }
 
     fn examine_format(&self, report: &mut Report<'_>) {
-        let Some(format) = self.format else {
+        let Some(look) = self.look else {
             return;
         };
-        let size = format!("{}x{}", format.width, format.height);
+        let (width, height) = look.size;
+        let size = format!("{width}x{height}");
         let who = report.who.to_owned();
         match report.case.show {
-            Some(show) if (show.width, show.height) != (format.width, format.height) => {
-                let turned = (show.width > show.height) != (format.width > format.height);
+            Some(show) if (show.width, show.height) != look.size => {
+                let turned = (show.width > show.height) != (width > height);
                 let what = if turned { "turn it, and set" } else { "set" };
                 report.warn(
                     "resolution",
@@ -165,14 +145,14 @@ impl Pictures {
                     ),
                 );
             }
-            None if format.height > format.width => report.warn(
+            None if height > width => report.warn(
                 "resolution",
                 Side::Encoder,
                 &format!("{who} sends an upright picture of {size}: turn it"),
             ),
             _ => {}
         }
-        if format.interlaced && report.case.show.is_none_or(|show| !show.interlaced) {
+        if look.interlaced && report.case.show.is_none_or(|show| !show.interlaced) {
             report.note(
                 "interlaced",
                 Side::Encoder,
@@ -184,11 +164,11 @@ impl Pictures {
     }
 
     fn examine_colours(&self, report: &mut Report<'_>) {
-        let Some(format) = self.format else {
+        let Some(look) = self.look else {
             return;
         };
         let who = report.who.to_owned();
-        if format.full_range {
+        if look.colour.full_range {
             report.warn(
                 "colour_range",
                 Side::Encoder,
@@ -198,7 +178,7 @@ impl Pictures {
                 ),
             );
         }
-        match format.colours {
+        match look.colour.description {
             None | Some((2, _, _) | (_, _, 2)) => report.note(
                 "colour_unknown",
                 Side::Encoder,
@@ -212,7 +192,7 @@ impl Pictures {
                     &format!("{who} sends HDR ({name}): in a show of BT.709 it looks pale; set SDR, BT.709 (Rec. 709)"),
                 );
             }
-            Some((_, _, 5 | 6)) if format.height >= 720 => report.note(
+            Some((_, _, 5 | 6)) if look.size.1 >= 720 => report.note(
                 "colour_sd",
                 Side::Encoder,
                 &format!("{who} sends the colours of SD (BT.601) in an HD picture: set BT.709 (Rec. 709)"),

@@ -1,5 +1,7 @@
 //! Feeds in virtual time: what an encoder makes, through an uplink, to the doctor.
 
+mod codecs;
+
 use bytes::Bytes;
 use firstmile_shared::media::Codec;
 use proptest::prelude::*;

@@ -3,7 +3,7 @@
 //! Only the sequence header is read: it bounds the size of all pictures. Sources: the AV1 bitstream specification (5.3,
 //! 5.5) and "AV1 Codec ISO Media File Format Binding" (2.3.3).
 
-use super::bits::BitReader;
+use super::{bits::BitReader, look::Colour};
 
 /// What a decoder configuration says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,17 @@ pub struct Av1Config {
     pub monochrome: bool,
     /// The largest picture, if the record has the sequence header; else it comes with the first keyframe.
     pub size: Option<(u32, u32)>,
+    /// What the numbers of the samples mean, as far as that header says it.
+    pub colour: Colour,
+}
+
+/// What a sequence header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// The largest picture: samples and rows.
+    pub size: (u32, u32),
+    /// What the numbers of the samples mean, as far as it is said.
+    pub colour: Colour,
 }
 
 /// Why bytes are not an AV1 configuration.
@@ -60,11 +71,11 @@ impl Av1Config {
         if profile > 2 {
             return Err(Av1Error::Profile { profile });
         }
-        let mut size = None;
+        let mut sequence = None;
         for obu in Obus(obus) {
             let (kind, body) = obu.ok_or(Av1Error::Obu)?;
             if kind == KIND_SEQUENCE_HEADER {
-                size = Some(sequence_size(body).ok_or(Av1Error::Obu)?);
+                sequence = Some(Sequence::parse(body).ok_or(Av1Error::Obu)?);
             }
         }
         Ok(Self {
@@ -76,7 +87,8 @@ impl Av1Config {
                 _ => 8,
             },
             monochrome: depth & 0x10 != 0,
-            size,
+            size: sequence.map(|sequence| sequence.size),
+            colour: sequence.map_or_else(Colour::default, |sequence| sequence.colour),
         })
     }
 }
@@ -86,8 +98,18 @@ pub fn size_within(payload: &[u8]) -> Option<(u32, u32)> {
     Obus(payload)
         .map_while(|obu| obu)
         .filter(|(kind, _)| *kind == KIND_SEQUENCE_HEADER)
-        .filter_map(|(_, body)| sequence_size(body))
+        .filter_map(|(_, body)| Sequence::parse(body))
+        .map(|sequence| sequence.size)
         .reduce(super::avc::larger)
+}
+
+/// The last sequence header within a temporal unit.
+pub fn sequence_within(payload: &[u8]) -> Option<Sequence> {
+    Obus(payload)
+        .map_while(|obu| obu)
+        .filter(|(kind, _)| *kind == KIND_SEQUENCE_HEADER)
+        .filter_map(|(_, body)| Sequence::parse(body))
+        .last()
 }
 
 /// Walks OBUs: type and body. `None` for one that is damaged, and nothing after it.
@@ -134,12 +156,26 @@ fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
     None
 }
 
-/// `max_frame_width` and `max_frame_height` of a sequence header (5.5.1).
-fn sequence_size(body: &[u8]) -> Option<(u32, u32)> {
-    let mut reader = BitReader::new(body);
-    reader.skip(3 + 1)?;
-    let reduced = reader.bit()?;
-    if reduced {
+impl Sequence {
+    /// Parses the body of a sequence header (5.5.1). Damage behind the size costs the colours only.
+    fn parse(body: &[u8]) -> Option<Self> {
+        let mut reader = BitReader::new(body);
+        let profile = reader.byte(3)?;
+        reader.skip(1)?;
+        let is_reduced = reader.bit()?;
+        let size = size(&mut reader, is_reduced)?;
+        let colour =
+            pass_tools(&mut reader, is_reduced).and_then(|()| colour(&mut reader, profile));
+        Some(Self {
+            size,
+            colour: colour.unwrap_or_default(),
+        })
+    }
+}
+
+/// `max_frame_width` and `max_frame_height`, behind the operating points.
+fn size(reader: &mut BitReader<'_>, is_reduced: bool) -> Option<(u32, u32)> {
+    if is_reduced {
         reader.skip(5)?;
     } else {
         let mut decoder_model_bits = None;
@@ -173,6 +209,55 @@ fn sequence_size(body: &[u8]) -> Option<(u32, u32)> {
     Some((reader.bits(width_bits)? + 1, reader.bits(height_bits)? + 1))
 }
 
+/// What lies between the size and the colours: which coding tools are used.
+fn pass_tools(reader: &mut BitReader<'_>, is_reduced: bool) -> Option<()> {
+    if !is_reduced && reader.bit()? {
+        reader.skip(4 + 3)?;
+    }
+    reader.skip(3)?;
+    if !is_reduced {
+        reader.skip(4)?;
+        let has_order_hint = reader.bit()?;
+        if has_order_hint {
+            reader.skip(2)?;
+        }
+        let chooses_screen_tools = reader.bit()?;
+        let has_screen_tools = chooses_screen_tools || reader.bit()?;
+        if has_screen_tools {
+            let chooses_integer_motion = reader.bit()?;
+            if !chooses_integer_motion {
+                reader.skip(1)?;
+            }
+        }
+        if has_order_hint {
+            reader.skip(3)?;
+        }
+    }
+    reader.skip(3)
+}
+
+/// `color_config` (5.5.2).
+fn colour(reader: &mut BitReader<'_>, profile: u8) -> Option<Colour> {
+    let is_deep = reader.bit()?;
+    if profile == 2 && is_deep {
+        reader.skip(1)?;
+    }
+    let is_grey = profile != 1 && reader.bit()?;
+    let mut description = None;
+    if reader.bit()? {
+        let mut code = || reader.byte(8);
+        description = Some((code()?, code()?, code()?));
+    }
+    let full_range = (!is_grey && description == Some(SRGB)) || reader.bit()?;
+    Some(Colour {
+        full_range,
+        description,
+    })
+}
+
+/// Primaries, transfer and matrix of it; its range is not said, and full.
+const SRGB: (u8, u8, u8) = (1, 13, 0);
+
 const KIND_SEQUENCE_HEADER: u8 = 1;
 
 #[cfg(test)]
@@ -186,10 +271,27 @@ mod tests {
         let config = Av1Config::parse(&hex(SVT)).unwrap();
         assert_eq!((config.profile, config.bit_depth), (0, 8));
         assert_eq!(config.size, Some((640, 360)));
+        assert_eq!(config.colour, Colour::default());
         // A keyframe repeats the header behind its temporal delimiter.
         let unit = [&[0x12, 0][..], &hex(SVT)[4..], &[0x32, 1, 0]].concat();
         assert_eq!(size_within(&unit), Some((640, 360)));
         assert_eq!(size_within(&[0x32, 1, 0]), None);
+    }
+
+    #[test]
+    fn colours_are_read_behind_the_tools() {
+        let record = "81050c000a0f0200002d2a67fd9e017c0810104c20";
+        let config = Av1Config::parse(&hex(record)).unwrap();
+        assert_eq!(config.size, Some((1280, 720)));
+        // Of the three, this one names its matrix alone: BT.2020.
+        let colour = Colour {
+            full_range: true,
+            description: Some((2, 2, 9)),
+        };
+        assert_eq!(config.colour, colour);
+        let unit = [&[0x12, 0][..], &hex(record)[4..], &[0x32, 1, 0]].concat();
+        let size = (1280, 720);
+        assert_eq!(sequence_within(&unit), Some(Sequence { size, colour }));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{
     avc::{self, AvcConfig, AvcError},
     flac::{FlacConfig, FlacError},
     hevc::{self, HevcConfig, HevcError},
+    look::{Colour, Look},
     opus::{OpusConfig, OpusError},
     vp9::{self, Vp9Config, Vp9Error},
 };
@@ -103,6 +104,39 @@ impl CodecConfig {
             Self::Hevc(config) => hevc::coded_size_within(payload, config.nal_length_size),
             Self::Av1(_) => av1::size_within(payload),
             Self::Vp9(_) => vp9::size_within(payload),
+            _ => None,
+        }
+    }
+
+    /// How pictures of this configuration look, of which `keyframe` is one; `None` if neither says it.
+    pub fn look(&self, keyframe: &[u8]) -> Option<Look> {
+        match self {
+            Self::Avc(config) => Some(Look {
+                size: (config.sps.width, config.sps.height),
+                interlaced: config.sps.interlaced,
+                colour: config.sps.colour,
+            }),
+            Self::Hevc(config) => Some(Look {
+                size: (config.sps.width, config.sps.height),
+                interlaced: config.sps.interlaced,
+                colour: config.sps.colour,
+            }),
+            Self::Av1(config) => {
+                let within = av1::sequence_within(keyframe);
+                Some(Look {
+                    size: within.map(|within| within.size).or(config.size)?,
+                    interlaced: false,
+                    colour: within.map_or(config.colour, |within| within.colour),
+                })
+            }
+            Self::Vp9(config) => vp9::keyframe_within(keyframe).map(|within| Look {
+                size: within.size,
+                interlaced: false,
+                colour: Colour {
+                    full_range: within.colour.full_range || config.colour.full_range,
+                    description: config.colour.description.or(within.colour.description),
+                },
+            }),
             _ => None,
         }
     }

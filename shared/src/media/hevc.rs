@@ -178,7 +178,10 @@ const SETS_MAX: usize = 64;
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::hex, *};
+    use super::{
+        super::{hex, look::Colour},
+        *,
+    };
 
     #[test]
     fn a_real_configuration_is_understood() {
@@ -188,6 +191,43 @@ mod tests {
         assert_eq!(config.coded_size, (640, 368));
         assert_eq!((config.sps.bit_depth, config.sps.chroma_format), (8, 1));
         assert_eq!(config.sps.layers_max, 1);
+    }
+
+    /// Parameter sets of x265 4.3, at other presets with other tools before the colours.
+    #[test]
+    fn colours_are_read_behind_the_tools() {
+        // (how it was coded, NAL unit, full range, description, interlaced)
+        for (how, unit, full_range, description, interlaced) in [
+            (
+                "ultrafast, 10 bits, HDR10",
+                "42010102200000030090000003000003005da00280802d136595952930bc05a848804820000003002000000303c1",
+                false,
+                Some((9, 16, 9)),
+                false,
+            ),
+            (
+                "medium, full range",
+                "42010101600000030090000003000003005da00280802d165959a4932bc05b808080820000030002000003003c10",
+                true,
+                Some((1, 1, 1)),
+                false,
+            ),
+            (
+                "medium, fields, nothing said",
+                "42010101600000030040000003000003005da00280802d165959a4932bc39a1a0000030002000003003c10",
+                false,
+                None,
+                true,
+            ),
+        ] {
+            let sps = Sps::parse(&hex(unit)).unwrap_or_else(|error| panic!("{how}: {error}"));
+            assert_eq!((sps.width, sps.height), (1280, 720), "{how}");
+            let colour = Colour {
+                full_range,
+                description,
+            };
+            assert_eq!((sps.colour, sps.interlaced), (colour, interlaced), "{how}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Sources: "VP Codec ISO Media File Format Binding" and the VP9 bitstream specification (6.2). The record does not
 //! say how large the picture is; each keyframe does.
 
-use super::bits::BitReader;
+use super::{bits::BitReader, look::Colour};
 
 /// What a decoder configuration says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,17 @@ pub struct Vp9Config {
     pub level: u8,
     /// Bits of a luma sample.
     pub bit_depth: u8,
+    /// What the numbers of the samples mean, as far as the record says it.
+    pub colour: Colour,
+}
+
+/// What the head of a keyframe says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keyframe {
+    /// Samples and rows.
+    pub size: (u32, u32),
+    /// What the numbers of the samples mean, as far as it is said.
+    pub colour: Colour,
 }
 
 /// Why bytes are not a VP9 configuration.
@@ -42,7 +53,8 @@ impl Vp9Config {
     pub fn parse(record: &[u8]) -> Result<Self, Vp9Error> {
         let truncated = Vp9Error::Truncated { len: record.len() };
         let bare = record.strip_prefix(&[1, 0, 0, 0]).unwrap_or(record);
-        let &[profile, level, depth, _, _, _, _, _] = bare.first_chunk::<8>().ok_or(truncated)?;
+        let &[profile, level, depth, primaries, transfer, matrix, _, _] =
+            bare.first_chunk::<8>().ok_or(truncated)?;
         let bit_depth = depth >> 4;
         if profile > 3 || !matches!(bit_depth, 8 | 10 | 12) || (profile < 2) != (bit_depth == 8) {
             return Err(Vp9Error::Profile { profile, bit_depth });
@@ -51,12 +63,23 @@ impl Vp9Config {
             profile,
             level,
             bit_depth,
+            colour: Colour {
+                full_range: depth & 1 == 1,
+                // 2 is "unspecified"; 0, which is reserved or RGB, is what careless muxers leave.
+                description: (!matches!((primaries, matrix), (0 | 2, _) | (_, 0 | 2)))
+                    .then_some((primaries, transfer, matrix)),
+            },
         })
     }
 }
 
 /// The size of a keyframe, samples and rows; `None` for any other frame.
 pub fn size_within(payload: &[u8]) -> Option<(u32, u32)> {
+    keyframe_within(payload).map(|keyframe| keyframe.size)
+}
+
+/// The head of a keyframe; `None` for any other frame.
+pub fn keyframe_within(payload: &[u8]) -> Option<Keyframe> {
     let mut reader = BitReader::new(payload);
     if reader.bits(2)? != FRAME_MARKER {
         return None;
@@ -74,19 +97,34 @@ pub fn size_within(payload: &[u8]) -> Option<(u32, u32)> {
     if profile >= 2 {
         reader.skip(1)?;
     }
-    let is_rgb = reader.bits(3)? == COLOR_SPACE_RGB;
-    if !is_rgb {
-        reader.skip(1)?;
-    }
+    let space = reader.byte(3)?;
+    let is_rgb = space == COLOR_SPACE_RGB;
+    let full_range = is_rgb || reader.bit()?;
     if profile % 2 == 1 {
         reader.skip(if is_rgb { 1 } else { 3 })?;
     }
-    Some((reader.bits(16)? + 1, reader.bits(16)? + 1))
+    let size = (reader.bits(16)? + 1, reader.bits(16)? + 1);
+    // `color_space` names all three at once.
+    let description = match space {
+        1 | 3 => Some((6, 6, 6)),
+        2 => Some((1, 1, 1)),
+        4 => Some((7, 7, 7)),
+        5 => Some((9, 14, 9)),
+        COLOR_SPACE_RGB => Some((1, 13, 0)),
+        _ => None,
+    };
+    Some(Keyframe {
+        size,
+        colour: Colour {
+            full_range,
+            description,
+        },
+    })
 }
 
 const FRAME_MARKER: u32 = 2;
 const SYNC_CODE: u32 = 0x49_8342;
-const COLOR_SPACE_RGB: u32 = 7;
+const COLOR_SPACE_RGB: u8 = 7;
 
 #[cfg(test)]
 mod tests {
@@ -103,8 +141,15 @@ mod tests {
                 (0, level, 8)
             );
         }
-        let deep = Vp9Config::parse(&hex("0233a00909100000")).unwrap();
+        let unknown = Vp9Config::parse(&hex("01000000001f830202020000")).unwrap();
+        let expected = Colour {
+            full_range: true,
+            description: None,
+        };
+        assert_eq!(unknown.colour, expected);
+        let deep = Vp9Config::parse(&hex("0233a00910090000")).unwrap();
         assert_eq!((deep.profile, deep.bit_depth), (2, 10));
+        assert_eq!(deep.colour.description, Some((9, 16, 9)));
     }
 
     #[test]

@@ -330,7 +330,7 @@ fn who_ends_its_publish_keeps_no_more_than_a_stranger() {
         drive(&mut session, &mut encoder.bytes);
         session.accept_publish();
         // A picture of which so many chunks come, and a command between them.
-        encoder.send(6, &tag(kind::VIDEO, &[0x27; 100_000]));
+        encoder.send(6, &tag(kind::VIDEO, &vec![0x27; 100_000]));
         encoder.bytes.truncate(12 - 1 + begun * (1 + 128));
         encoder.call("deleteStream", 7.0, &["key"]);
         let result = session.handle_input(0, &mut encoder.bytes);

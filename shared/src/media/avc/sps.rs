@@ -1,6 +1,12 @@
 //! The sequence parameter set (ITU-T H.264 7.3.2.1.1 and Annex E): the size and rhythm of the pictures.
 
-use super::{super::bits::BitReader, AvcError};
+use super::{
+    super::{
+        bits::BitReader,
+        look::{Colour, SIDE_MAX},
+    },
+    AvcError,
+};
 
 /// What a sequence parameter set says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,15 +36,6 @@ pub struct Sps {
     pub reorder_frames: Option<u8>,
     /// What the numbers of the samples mean, as far as it is said.
     pub colour: Colour,
-}
-
-/// What the numbers of the samples mean (ITU-T H.273).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Colour {
-    /// Black is 0 and white the largest number, instead of 16 and 235.
-    pub full_range: bool,
-    /// `colour_primaries`, `transfer_characteristics` and `matrix_coefficients`, if announced: 1 each is BT.709.
-    pub description: Option<(u8, u8, u8)>,
 }
 
 impl Sps {
@@ -328,9 +325,6 @@ pub(super) const KIND_SPS: u8 = 7;
 
 /// A parameter set has tens of bytes, some hundreds with scaling lists.
 const LEN_MAX: usize = 4096;
-
-/// Twice the width of 8K: more is damage or an attack on whoever allocates pictures.
-const SIDE_MAX: u32 = 16_384;
 
 /// Profiles whose parameter sets say their chroma format.
 const HIGH_PROFILES: [u8; 13] = [100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135];

@@ -1,7 +1,13 @@
-//! The sequence parameter set (ITU-T H.265 7.3.2.2): the size of the pictures.
+//! The sequence parameter set (ITU-T H.265 7.3.2.2 and Annex E): the size of the pictures, and their colours.
+
+mod vui;
 
 use super::{
-    super::{avc::without_emulation, bits::BitReader},
+    super::{
+        avc::without_emulation,
+        bits::BitReader,
+        look::{Colour, SIDE_MAX},
+    },
     HevcError, KIND_SPS, kind,
 };
 
@@ -26,6 +32,10 @@ pub struct Sps {
     pub layers_max: u8,
     /// Most pictures that precede another in decode order and follow it in output order.
     pub reorder_frames: u8,
+    /// Each picture is a field.
+    pub interlaced: bool,
+    /// What the numbers of the samples mean, as far as it is said.
+    pub colour: Colour,
 }
 
 impl Sps {
@@ -69,7 +79,7 @@ fn parse(body: &[u8]) -> Option<Sps> {
     };
     let bit_depth = 8 + small(reader.unsigned()?, 8)?;
     small(reader.unsigned()?, 8)?;
-    small(reader.unsigned()?, 12)?;
+    let order_bits = 4 + u32::from(small(reader.unsigned()?, 12)?);
     let first = if reader.bit()? { 0 } else { layers_max - 1 };
     let mut reorder_frames = 0;
     for _ in first..layers_max {
@@ -78,6 +88,7 @@ fn parse(body: &[u8]) -> Option<Sps> {
         reorder_frames = small(reader.unsigned()?, 16)?;
         reader.unsigned()?;
     }
+    let announced = vui::parse(&mut reader, order_bits);
 
     // Table 6-1.
     let (unit_x, unit_y) = match chroma_format {
@@ -99,6 +110,8 @@ fn parse(body: &[u8]) -> Option<Sps> {
         chroma_format,
         layers_max,
         reorder_frames,
+        interlaced: announced.interlaced,
+        colour: announced.colour,
     })
 }
 
@@ -130,6 +143,3 @@ fn small(number: u32, max: u8) -> Option<u8> {
 
 /// A parameter set has tens of bytes, some hundreds with scaling lists.
 const LEN_MAX: usize = 4096;
-
-/// Twice the width of 8K: more is damage or an attack on whoever allocates pictures.
-const SIDE_MAX: u32 = 16_384;
