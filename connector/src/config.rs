@@ -242,7 +242,7 @@ impl FromStr for MaxPixels {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TunnelConfig {
-    /// The congestion control of what the connector sends: `bbr`, `cubic` or `newreno`. Default `bbr`, which holds
+    /// The congestion control of what the connector sends: `bbr`, `bounded`, `cubic` or `newreno`. Default `bbr`, which holds
     /// its rate through the random loss of mobile links.
     #[serde(deserialize_with = "config::text")]
     pub congestion: Congestion,

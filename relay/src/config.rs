@@ -154,7 +154,7 @@ pub struct TunnelConfig {
     /// tunnel's; the host is in encoders' URLs too. Default: the machine's own public address, if it has one.
     #[serde(deserialize_with = "config::list")]
     pub public_address: Vec<PublicAddress>,
-    /// How the relay finds out what the network to a studio takes: `bbr`, `cubic` or `newreno`. Default `bbr`: the
+    /// How the relay finds out what the network to a studio takes: `bbr`, `bounded`, `cubic` or `newreno`. Default `bbr`: the
     /// others take random loss for congestion, and mobile networks lose at random.
     #[serde(deserialize_with = "config::text", serialize_with = "shown")]
     pub congestion: Congestion,
@@ -543,7 +543,7 @@ mod tests {
             ),
             (
                 "[tunnel]\ncongestion = \"reno\"",
-                &["tunnel.congestion", "reno", "bbr, cubic, newreno"],
+                &["tunnel.congestion", "reno", "bbr, bounded, cubic, newreno"],
             ),
             (
                 "[log]\nformat = \"xml\"",

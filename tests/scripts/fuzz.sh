@@ -5,6 +5,7 @@
 #
 # Needs cargo-fuzz (installed below target/ if it is missing: that needs a network, once). Works with the pinned
 # toolchain: without a sanitizer, which safe Rust does not need; overflows and assertions are checked.
+# An input that takes two minutes counts as a hang: less may be the machine.
 # What it finds is in tests/fuzz/artifacts; `tests/scripts/fuzz.sh 0 TARGET` only replays the corpus.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -40,7 +41,7 @@ for target in $targets; do
 	# New inputs go below target/; the repository's corpus is read only.
 	# shellcheck disable=SC2086
 	if "$CARGO" fuzz run $fuzz "$target" "target/fuzz/corpus/$target" "tests/fuzz/corpus/$target" -- \
-		"$limit" -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=1 >"$log" 2>&1; then
+		"$limit" -timeout=120 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=1 >"$log" 2>&1; then
 		result=ok
 	else
 		result="FAILED, see $log"
