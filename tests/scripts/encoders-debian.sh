@@ -11,24 +11,10 @@ packages="ffmpeg obs-studio obs-plugins xvfb xauth libgl1-mesa-dri dbus dbus-x11
     gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
     gstreamer1.0-plugins-ugly gstreamer1.0-libav glib-networking"
 
-command -v dpkg-query >/dev/null || die "not Debian or Ubuntu: install this distribution's equivalents of: $packages nginx-rtmp"
-missing=
-for package in $packages; do
-    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || state=
-    [ "$state" = installed ] || missing="$missing $package"
-done
-if [ -n "$missing" ]; then
-    echo "installing:$missing"
-    if [ "$(id -u)" = 0 ]; then
-        as_root=env
-    else
-        command -v sudo >/dev/null || die "not root and no sudo: as root, run  apt-get install$missing"
-        as_root="sudo env"
-    fi
-    # Word splitting is meant: a command and a list.
-    $as_root DEBIAN_FRONTEND=noninteractive apt-get update -q
-    $as_root DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $missing
-fi
+. tests/scripts/debian-packages.sh
+# Word splitting is meant: a list.
+install_missing $packages ||
+    die "not Debian or Ubuntu: install this distribution's equivalents of: $packages nginx-rtmp"
 
 nginx=target/encoders-nginx
 if [ ! -e "$nginx/ready" ]; then

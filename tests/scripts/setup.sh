@@ -26,27 +26,9 @@ packages="build-essential pkg-config libclang-dev
     conntrack nftables iputils-ping srt-tools"
 
 step "1/3 System packages"
-if command -v dpkg-query >/dev/null; then
-    missing=
-    for package in $packages; do
-        state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || state=
-        [ "$state" = installed ] || missing="$missing $package"
-    done
-    if [ -z "$missing" ]; then
-        echo "all there"
-    else
-        echo "installing:$missing"
-        if [ "$(id -u)" = 0 ]; then
-            as_root=env
-        else
-            command -v sudo >/dev/null || die "not root and no sudo: as root, run  apt-get install$missing"
-            as_root="sudo env"
-        fi
-        # Word splitting is meant: a command and a list.
-        $as_root DEBIAN_FRONTEND=noninteractive apt-get update -q
-        $as_root DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $missing
-    fi
-else
+. "$here/debian-packages.sh"
+# Word splitting is meant: a list.
+if ! install_missing $packages; then
     echo "Not Debian or Ubuntu: looking for the programs and libraries themselves."
     for program in cc pkg-config ffmpeg ip ps unshare python3 nft conntrack ping srt-live-transmit; do
         command -v "$program" >/dev/null || die "no '$program'; install this distribution's equivalents of:

@@ -5,6 +5,7 @@
 //! would otherwise stop them before they get to their point.
 
 pub mod crowd;
+pub mod honest;
 pub mod quic;
 pub mod rtmp;
 

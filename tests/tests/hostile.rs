@@ -15,11 +15,11 @@ use firstmile_shared::{
     },
 };
 use firstmile_tests::{
-    bench::{feed, meter::Arrivals, studio::Studio},
+    bench::{meter::Arrivals, studio::Studio},
     encoder::{SyntheticEncoder, SyntheticFeed},
     harness::{Show, http_get},
     hostile::{
-        Outcome, address,
+        Outcome, address, honest,
         quic::{self, Guest},
         rtmp::{self, Attack},
     },
@@ -29,58 +29,6 @@ use tokio::{
     task::JoinSet,
     time::{self, Instant},
 };
-
-/// What an honest publisher sent and its studio got.
-struct Account {
-    sent: u64,
-    arrived: u64,
-    delay_p99_ms: Option<f64>,
-}
-
-impl fmt::Display for Account {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            sent,
-            arrived,
-            delay_p99_ms,
-        } = self;
-        write!(
-            f,
-            "{arrived} of {sent} units, delay p99 {delay_p99_ms:?} ms"
-        )
-    }
-}
-
-async fn publish_honestly(
-    rtmp: SocketAddr,
-    key: &StreamKey,
-    arrivals: &Arrivals,
-    duration: Duration,
-) -> anyhow::Result<Account> {
-    let mut encoder = SyntheticEncoder::connect(rtmp).await?;
-    encoder.publish("truck1", key.expose()).await?;
-    let feed = SyntheticFeed {
-        duration_ms: u32::try_from(duration.as_millis())?,
-        ..SyntheticFeed::default()
-    };
-    arrivals.open();
-    let (start, mut sent) = (Instant::now(), 0);
-    for mut unit in feed.units() {
-        let due = Duration::from_micros(u64::try_from(unit.dts_us)?);
-        time::sleep_until(start + due).await;
-        feed::stamp(&mut unit);
-        encoder.send(&unit).await?;
-        sent += 1;
-    }
-    time::sleep(TAIL).await;
-    let (arrived, _, delay) = arrivals.close();
-    encoder.unpublish(key.expose()).await?;
-    Ok(Account {
-        sent,
-        arrived,
-        delay_p99_ms: delay.map(|delay| delay.p99),
-    })
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::print_stderr, reason = "the figures of the run")]
@@ -98,12 +46,12 @@ async fn strangers_cost_an_honest_publisher_nothing() -> anyhow::Result<()> {
     let mut background = JoinSet::new();
     background.spawn(studio.count(Arc::clone(&arrivals)));
 
-    let control = publish_honestly(rtmp, &key, &arrivals, CONTROL).await?;
+    let control = honest::publish(rtmp, "truck1", &key, &arrivals, CONTROL).await?;
     let memory_before = show.relay().peak_memory()?;
-    let mut honest = JoinSet::new();
-    honest.spawn({
+    let mut publisher = JoinSet::new();
+    publisher.spawn({
         let arrivals = Arc::clone(&arrivals);
-        async move { publish_honestly(rtmp, &key, &arrivals, ATTACKED).await }
+        async move { honest::publish(rtmp, "truck1", &key, &arrivals, ATTACKED).await }
     });
     let mut attacks = JoinSet::new();
     attacks.spawn(knocks(rtmp));
@@ -121,17 +69,19 @@ async fn strangers_cost_an_honest_publisher_nothing() -> anyhow::Result<()> {
     while let Some(attack) = attacks.join_next().await {
         attack??;
     }
-    let attacked = honest.join_next().await.context("the publisher")???;
+    let attacked = publisher.join_next().await.context("the publisher")???;
     let grown = show.relay().peak_memory()? - memory_before;
     let metrics = http_get(show.relay().address("http")?, "/metrics")?;
     let refusals: Vec<_> = metrics
         .lines()
         .filter(|line| line.contains("_refusals_total{"))
         .collect();
-    eprintln!("control {control}\nattacked {attacked}\npeak memory +{grown} bytes\n{refusals:#?}");
+    eprintln!(
+        "control {control:?}\nattacked {attacked:?}\npeak memory +{grown} bytes\n{refusals:#?}"
+    );
 
     for account in [&control, &attacked] {
-        assert_eq!(account.arrived, account.sent, "{account}");
+        assert_eq!(account.arrived, account.sent, "{account:?}");
     }
     assert!(grown <= MEMORY_MAX, "{grown} bytes, from {memory_before}");
     for reason in [
@@ -394,9 +344,6 @@ async fn deaf_connector(
 const DELAY_MS: u32 = 600;
 const CONTROL: Duration = Duration::from_secs(6);
 const ATTACKED: Duration = Duration::from_secs(18);
-
-/// For the last units to arrive.
-const TAIL: Duration = Duration::from_secs(1);
 
 /// For what is to be noticed by its time: `handshake_timeout` here, 5 s at the tunnel, and some.
 const PATIENCE: Duration = Duration::from_secs(8);

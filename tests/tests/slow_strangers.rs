@@ -1,7 +1,6 @@
 //! What strangers cost: a minute of a thousand of them, and the memory of each.
 
 use std::{
-    net::SocketAddr,
     process::{Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -11,55 +10,21 @@ use anyhow::{Context, ensure};
 use firstmile_shared::{secret::StreamKey, token::JoinToken};
 use firstmile_tests::{
     authority::Authority,
-    bench::{feed, meter::Arrivals, studio::Studio},
-    encoder::{SyntheticEncoder, SyntheticFeed},
+    bench::{meter::Arrivals, studio::Studio},
+    encoder::SyntheticEncoder,
     harness::{Show, executable, http_get},
     hostile::{
         address,
         crowd::{self, Account},
+        honest,
         rtmp::RELAY_NAME,
     },
-    watch::Spread,
 };
 use ring::rand::SystemRandom;
 use tokio::{
     task::JoinSet,
     time::{self, Instant},
 };
-
-/// What an honest publisher sent, and what its studio got after which time.
-#[derive(Debug)]
-struct Honest {
-    sent: u64,
-    arrived: u64,
-    delay_ms: Spread,
-}
-
-async fn publish(rtmp: SocketAddr, key: &StreamKey, arrivals: &Arrivals) -> anyhow::Result<Honest> {
-    let mut encoder = SyntheticEncoder::connect(rtmp).await?;
-    encoder.publish("truck1", key.expose()).await?;
-    let feed = SyntheticFeed {
-        duration_ms: u32::try_from(MINUTE.as_millis())?,
-        ..SyntheticFeed::default()
-    };
-    arrivals.open();
-    let (start, mut sent) = (Instant::now(), 0);
-    for mut unit in feed.units() {
-        let due = Duration::from_micros(u64::try_from(unit.dts_us)?);
-        time::sleep_until(start + due).await;
-        feed::stamp(&mut unit);
-        encoder.send(&unit).await?;
-        sent += 1;
-    }
-    time::sleep(Duration::from_secs(1)).await;
-    let (arrived, _, delay) = arrivals.close();
-    encoder.unpublish(key.expose()).await?;
-    Ok(Honest {
-        sent,
-        arrived,
-        delay_ms: delay.context("nothing arrived")?,
-    })
-}
 
 /// A thousand slow handshakes at every moment, 200 connections a second of garbage, 50 peers of nested values: the honest
 /// publisher loses nothing, and is no later than twice what it is without them.
@@ -77,7 +42,7 @@ async fn a_minute_of_a_thousand_strangers_costs_an_honest_publisher_nothing() ->
     let mut background = JoinSet::new();
     background.spawn(studio.count(Arc::clone(&arrivals)));
 
-    let control = publish(rtmp, &key, &arrivals).await?;
+    let control = honest::publish(rtmp, "truck1", &key, &arrivals, MINUTE).await?;
     let memory_before = show.relay().peak_memory()?;
     let seconds = (MINUTE.as_secs() + 2).to_string();
     let strangers = Command::new("nice")
@@ -87,7 +52,7 @@ async fn a_minute_of_a_thousand_strangers_costs_an_honest_publisher_nothing() ->
         .stdout(Stdio::piped())
         .spawn()
         .context("nice strangers")?;
-    let attacked = publish(rtmp, &key, &arrivals).await?;
+    let attacked = honest::publish(rtmp, "truck1", &key, &arrivals, MINUTE).await?;
     let grown = show.relay().peak_memory()? - memory_before;
     let told = tokio::task::spawn_blocking(|| strangers.wait_with_output()).await??;
     let account: Account = serde_json::from_slice(&told.stdout)?;

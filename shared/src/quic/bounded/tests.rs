@@ -64,7 +64,7 @@ impl Link {
         self.sent += MTU;
         let begin = self.free_at.max(self.now);
         self.waits.push_back((self.now, begin - self.now));
-        self.free_at = begin + Duration::from_secs_f64(MTU as f64 / self.rate as f64);
+        self.free_at = begin + Duration::from_micros(MTU * 1_000_000 / self.rate);
         self.acks
             .push_back((self.free_at + 2 * self.one_way, self.now));
     }
@@ -87,7 +87,7 @@ impl Link {
 
     /// The longest wait of what was sent in the last `time`.
     fn wait_of_the_last(&self, time: Duration) -> Duration {
-        let since = self.now - time;
+        let since = self.now.checked_sub(time).unwrap_or(self.start);
         let lately = self.waits.iter().filter(|(at, _)| *at >= since);
         lately.map(|(_, wait)| *wait).max().unwrap_or_default()
     }
@@ -128,7 +128,7 @@ impl Camera {
     fn at(&mut self, now: Duration, sent: u64) -> u64 {
         self.left -= sent.min(self.left);
         while self.next <= now {
-            let weight = if self.n % 60 == 0 { 8 } else { 1 };
+            let weight = if self.n.is_multiple_of(60) { 8 } else { 1 };
             // What is half a second old is dropped by the scheduler.
             self.left = (self.left + weight * self.rate * 60 / 67 / 30).min(self.rate / 2);
             self.next += Duration::from_micros(33_333);
