@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use firstmile_shared::{
     media::{Codec, MediaKind},
-    secret::StreamKey,
+    secret::{StreamKey, to_hex},
     token::JoinToken,
 };
 use firstmile_tests::{
@@ -445,7 +445,7 @@ fn listed(file: &Path) -> anyhow::Result<Vec<Stream>> {
             streams.entry(number).or_default().config = fields.last().map(ToString::to_string);
         } else if let Some(rest) = line.strip_prefix("#media_type ") {
             let (number, kind) = rest.split_once(": ").context("a kind")?;
-            streams.entry(number.parse()?).or_default().kind = kind.to_owned();
+            kind.clone_into(&mut streams.entry(number.parse()?).or_default().kind);
         } else if let Some(rest) = line.strip_prefix("#tb ") {
             ensure!(rest.ends_with(": 1/1000"), "not in milliseconds: {line}");
         // A packet without a byte is how FFmpeg reads the end of a sequence: nobody sent it.
@@ -548,10 +548,5 @@ fn times(feed: &Feed, codec: Codec, track: u8) -> Vec<i64> {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    let digest = digest::digest(&digest::SHA256, bytes);
-    digest
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    to_hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }

@@ -1,7 +1,7 @@
 //! Beside strangers that do everything wrong, an honest 6 Mbit/s publisher loses nothing and the relay's memory stays where
 //! it is. The same publisher without strangers, in the same run, is the control.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use firstmile_shared::{
