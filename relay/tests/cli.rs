@@ -450,7 +450,8 @@ fn check_config_shows_what_is_in_force_and_what_is_not_served() {
     );
     let text = checked.ok();
     assert!(text.contains("tunnel.public_address = [\"::1\"]"), "{text}");
-    assert!(!text.contains("https") && !text.contains("rtmps"), "{text}");
+    assert!(text.contains("rtmps.listen = "), "{text}");
+    assert!(!text.contains("https"), "{text}");
 }
 
 #[test]

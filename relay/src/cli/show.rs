@@ -179,7 +179,7 @@ pub(super) fn config(config: &Config) -> String {
     if let Ok(mut value) = serde_json::to_value(config) {
         // In force are only those that this version serves.
         if let Value::Object(sections) = &mut value {
-            sections.retain(|name, _| !matches!(name.as_str(), "rtmps" | "https"));
+            sections.retain(|name, _| name != "https");
         }
         settings("", &value, &mut text);
     }
@@ -242,6 +242,20 @@ mod tests {
             table(&["STUDIO", "LINES"], rows.into_iter()),
             "STUDIO  LINES\ntruck1  1\nk\u{f6}ln    12\n"
         );
+    }
+
+    #[test]
+    fn every_setting_in_force_is_shown() {
+        let text = config(&Config::default());
+        for setting in [
+            "rtmps.listen = \"[::]:1936\"",
+            "rtmps.certificate = \"\"",
+            "rtmps.key = \"\"",
+            "limits.publishers = 256",
+        ] {
+            assert!(text.contains(setting), "{setting} is not in {text}");
+        }
+        assert!(!text.contains("https."), "{text}");
     }
 
     #[test]
