@@ -136,7 +136,7 @@ enum LineCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Print the address for a line's encoder, key included
+    /// Print the addresses for a line's encoder, key included: any of them will do
     Url {
         /// The line
         name: String,
@@ -357,13 +357,13 @@ async fn line(place: &Place, command: LineCommand) -> Result<(), Failure> {
             print(&show::lines(&infos))
         }
         LineCommand::Url { name } => {
-            let url = place.find(&name).await?.urls.into_iter().next();
-            let url = url.ok_or_else(|| {
-                Failure::unavailable(format!(
+            let urls = place.find(&name).await?.urls;
+            if urls.is_empty() {
+                return Err(Failure::unavailable(format!(
                     "the address of {name:?} is known once a relay was joined: {PROGRAM} join"
-                ))
-            })?;
-            print(&format!("{}\n", url.expose()))
+                )));
+            }
+            print(&show::urls(&urls))
         }
         LineCommand::Set { name, settings } => {
             let settings = input::settings(&settings)?;

@@ -21,6 +21,14 @@ pub(super) fn added(info: &LineInfo) -> String {
     format!("url: {url}\nkey: {}\n", info.key.expose())
 }
 
+/// Each on a line of its own, the one to try first at the top.
+pub(super) fn urls(urls: &[Secret]) -> String {
+    urls.iter().fold(String::new(), |mut text, url| {
+        let _ = writeln!(text, "{}", url.expose());
+        text
+    })
+}
+
 /// All lines.
 pub(super) fn lines(infos: &[LineInfo]) -> String {
     if infos.is_empty() {
@@ -351,6 +359,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn every_address_has_a_line_of_its_own() {
+        let all = [
+            "rtmp://relay.example/truck1/k",
+            "rtmps://relay.example:1936/truck1/k",
+        ];
+        let secrets = all.map(|url| Secret::new(url.to_owned()));
+        assert_eq!(urls(&secrets), format!("{}\n{}\n", all[0], all[1]));
+    }
 
     #[test]
     fn a_status_reads_like_a_sentence_per_line() {
