@@ -313,7 +313,13 @@ impl Place {
                 Err(AdminError::Io(error)) => return Err(no_answer(&state, &error)),
             }
             match StateDir::lock(state.clone(), PROGRAM) {
-                Ok(lock) => return self.do_alone(&lock, request).await,
+                Ok(lock) => {
+                    say(&format!(
+                        "note: no relay runs with the state folder {}; if one runs with another, name that by --state-dir",
+                        state.display()
+                    ));
+                    return self.do_alone(&lock, request).await;
+                }
                 // It is just starting or stopping, or another command line works alone.
                 Err(failure) if failure.code == ExitCode::Unavailable && tries > 0 => tries -= 1,
                 Err(failure) => return Err(failure),

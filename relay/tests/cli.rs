@@ -272,6 +272,12 @@ fn without_a_running_relay_status_is_unavailable() {
     assert_eq!(place.ask(&["connectors", "--json"]).json(), json!([]));
     let nobody = place.ask(&["publishers"]).ok();
     assert_eq!(nobody, "no encoder publishes\n");
+    // Nobody is to take that for an answer of a relay that runs elsewhere.
+    let said = place.ask(&["publishers"]).stderr;
+    assert!(
+        said.contains("no relay runs with the state folder"),
+        "{said}"
+    );
 }
 
 #[test]
