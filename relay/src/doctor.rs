@@ -40,6 +40,10 @@ pub struct Case<'a> {
     pub show: Option<ShowFormat>,
     /// The studio delay D, microseconds.
     pub delay_us: i64,
+    /// What its pictures are coded in, if this relay can't carry that: then none of them was observed.
+    pub foreign_video: Option<&'a str>,
+    /// Likewise its sound.
+    pub foreign_audio: Option<&'a str>,
 }
 
 impl Case<'_> {
@@ -74,17 +78,17 @@ impl Doctor {
 
     /// What is wrong, the worst first.
     pub fn examine(&mut self, case: &Case<'_>, now_us: i64) -> Vec<Finding> {
-        let Some(began_us) = self.began_us else {
-            return Vec::new();
-        };
         let who = case.who();
         let mut report = Report {
             who: &who,
             case,
             findings: Vec::new(),
         };
+        report.examine_codecs();
         // An encoder's first seconds are like no others.
-        if now_us.saturating_sub(began_us) >= SETTLE_US {
+        if let Some(began_us) = self.began_us
+            && now_us.saturating_sub(began_us) >= SETTLE_US
+        {
             self.flow.examine(&mut report, now_us);
             self.timing.examine(&mut report, now_us);
             self.pictures.examine(&mut report);
@@ -116,6 +120,18 @@ enum Side {
 }
 
 impl Report<'_> {
+    fn examine_codecs(&mut self) {
+        let who = self.who;
+        if let Some(codec) = self.case.foreign_video {
+            let text = format!("{who} sends {codec}, which can't be decoded: set H.264");
+            self.error("video_codec", Side::Encoder, &text);
+        }
+        if let Some(codec) = self.case.foreign_audio {
+            let text = format!("{who} sends sound as {codec}, which can't be decoded: set AAC");
+            self.warn("audio_codec", Side::Encoder, &text);
+        }
+    }
+
     fn add(&mut self, code: &str, severity: FindingSeverity, side: Side, text: &str) {
         self.findings.push(Finding {
             code: code.to_owned(),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use firstmile_shared::media::{AccessUnit, Codec, aac::AacConfig};
 
-use super::{Report, Side};
+use super::{Case, Report, Side};
 
 #[derive(Debug, Default)]
 pub(super) struct Sound {
@@ -36,7 +36,15 @@ impl Sound {
         let who = report.who.to_owned();
         let is_missing =
             |last_us: Option<i64>| now_us.saturating_sub(last_us.unwrap_or(began_us)) >= MISSING_US;
+        let Case {
+            foreign_video,
+            foreign_audio,
+            ..
+        } = *report.case;
         match (is_missing(self.last_us), is_missing(video_us)) {
+            // It has a microphone, or a camera: the codec is what is wrong.
+            (true, false) if foreign_audio.is_some() => {}
+            (false, true) if foreign_video.is_some() => {}
             (true, false) => report.warn(
                 "no_sound",
                 Side::Encoder,

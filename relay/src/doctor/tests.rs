@@ -165,6 +165,8 @@ fn case() -> Case<'static> {
         agent: "Larix iOS/1.4",
         show: None,
         delay_us: 600 * MS,
+        foreign_video: None,
+        foreign_audio: None,
     }
 }
 
@@ -473,6 +475,32 @@ fn what_is_over_is_forgotten_and_what_stalls_is_said_while_it_lasts() {
     ] {
         assert_eq!(codes_at(seconds), codes, "after {seconds} s");
     }
+}
+
+/// No unit of what can't be carried is observed, and nobody is to look for a camera that is there.
+#[test]
+fn a_codec_that_can_not_be_decoded_is_what_is_wrong() {
+    let case = Case {
+        foreign_video: Some("Sorenson H.263"),
+        foreign_audio: Some("Speex"),
+        ..case()
+    };
+    let texts = [
+        "Camera 2's phone sends Sorenson H.263, which can't be decoded: set H.264",
+        "Camera 2's phone sends sound as Speex, which can't be decoded: set AAC",
+    ];
+    let findings = Doctor::default().examine(&case, S);
+    let found: Vec<_> = findings.iter().map(|f| f.text.as_str()).collect();
+    assert_eq!(found, texts);
+    let mut doctor = Doctor::default();
+    let feed = Feed::default();
+    for n in 0..1_000 {
+        let at_us = n * 20 * MS;
+        doctor.observe(&feed.unit(Codec::Aac, at_us, true, 341), at_us, 0);
+    }
+    let findings = doctor.examine(&case, 20 * S);
+    let found: Vec<_> = findings.iter().map(|f| f.text.as_str()).collect();
+    assert_eq!(found, texts);
 }
 
 #[test]

@@ -244,11 +244,20 @@ impl Publisher {
         delay_us: i64,
         now_us: i64,
     ) {
+        let foreign = |kind: MediaKind| {
+            let mut tracks = self.tracks.iter();
+            let first = tracks.find(|track| track.track == 0 && track.kind == kind.name());
+            first
+                .filter(|track| !track.carried)
+                .map(|track| track.codec.as_str())
+        };
         let case = Case {
             line,
             agent: self.description.as_deref().unwrap_or(&self.look.agent),
             show,
             delay_us,
+            foreign_video: foreign(MediaKind::Video),
+            foreign_audio: foreign(MediaKind::Audio),
         };
         self.findings = self.doctor.examine(&case, now_us);
     }
