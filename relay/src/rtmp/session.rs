@@ -214,12 +214,15 @@ impl Session {
         input: &mut BytesMut,
     ) -> Result<Progress, SessionError> {
         let before = input.len();
-        let progress = self.read(now_us, input);
+        let mut published_until = before;
+        let progress = self.read(now_us, input, &mut published_until);
         let read = before.saturating_sub(input.len());
         if let Some(sequence) = self.acknowledgements.received(read) {
             self.send_control(&message::control(kind::ACKNOWLEDGEMENT, sequence));
         }
         if self.stage != Stage::Publishing {
+            // What came with the end of a publish, and before it, was its own.
+            let read = published_until.saturating_sub(input.len());
             self.unauthenticated_len = self.unauthenticated_len.saturating_add(read);
             let len_max = self.limits.unauthenticated_len;
             if self.unauthenticated_len > len_max {
@@ -229,8 +232,17 @@ impl Session {
         progress
     }
 
-    fn read(&mut self, now_us: i64, input: &mut BytesMut) -> Result<Progress, SessionError> {
+    /// `published_until`: how much of `input` was left when the publish was seen last, if it was.
+    fn read(
+        &mut self,
+        now_us: i64,
+        input: &mut BytesMut,
+        published_until: &mut usize,
+    ) -> Result<Progress, SessionError> {
         loop {
+            if self.stage == Stage::Publishing {
+                *published_until = input.len();
+            }
             match self.stage {
                 Stage::Deciding => return Ok(Progress::Full),
                 Stage::Closing => {

@@ -338,6 +338,24 @@ fn who_ends_its_publish_keeps_no_more_than_a_stranger() {
     }
 }
 
+/// However much of its last pictures came in one read with the command that ends them.
+#[test]
+fn who_ends_its_publish_was_no_stranger_while_it_published() {
+    let mut encoder = publishing_encoder();
+    let mut session = Session::new(0, WITHIN_US, 1);
+    drive(&mut session, &mut encoder.bytes);
+    session.accept_publish();
+    encoder.send(6, &tag(kind::VIDEO, &[0x27; 2 * UNAUTHENTICATED_LEN_MAX]));
+    encoder.call("deleteStream", 7.0, &["key"]);
+    assert_eq!(
+        session.handle_input(0, &mut encoder.bytes),
+        Ok(Progress::NeedsInput)
+    );
+    // From then on it is one again.
+    encoder.send(6, &tag(kind::VIDEO, &[0x27; 2 * UNAUTHENTICATED_LEN_MAX]));
+    assert!(session.handle_input(0, &mut encoder.bytes).is_err());
+}
+
 #[test]
 fn no_debug_text_shows_the_key() {
     let mut encoder = publishing_encoder();
