@@ -39,7 +39,7 @@ use self::{
 };
 use crate::{
     address::canonical,
-    config::{LimitsConfig, Network},
+    config::{LimitsConfig, Network, Span},
     metrics::{Listener, Refused},
     rtmp::session::{self, Session},
 };
@@ -196,7 +196,7 @@ impl Ingest for RtmpsIngest {
     async fn run(self, desk: Desk, shutdown: CancellationToken) -> anyhow::Result<()> {
         let address = self.plain.local_addr().context("the RTMPS listener")?;
         info!(%address, "taking RTMPS");
-        info!("{}", self.tls.describe());
+        self.tls.tell();
         let reports = shutdown.run_until_cancelled(desk.report_refusals());
         let tls = self.tls.clone();
         let follows = shutdown.run_until_cancelled(tls.follow_files());
@@ -386,10 +386,10 @@ impl Door {
     }
 
     fn too_slow(&self) -> TurnedAway {
-        let within_ms = self.limits.handshake_timeout.as_millis();
+        let within = Span(self.limits.handshake_timeout);
         TurnedAway::new(
             Refused::TooSlow,
-            format!("no publish within {within_ms} ms"),
+            format!("no publish within {within} (limits.handshake_timeout)"),
         )
     }
 

@@ -131,7 +131,9 @@ impl fmt::Debug for PublishRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No such studio, no such key there, or no enabled line with it: one answer for all.
-    #[error("unknown studio or stream key")]
+    #[error(
+        "unknown studio or stream key: compare its URL with what `firstmile-connector line url NAME` says in the studio"
+    )]
     UnknownKey,
     /// The relay is about to stop.
     #[error("this relay takes no new publishers now")]

@@ -177,7 +177,7 @@ impl Tls {
         loop {
             tick.tick().await;
             match self.look(&mut followed).await {
-                Some(Ok(())) => info!("{}", self.describe()),
+                Some(Ok(())) => self.tell(),
                 Some(Err(why)) => warn!(
                     "the changed certificate can not be used, the one before stays in force: {why}"
                 ),
@@ -213,9 +213,14 @@ impl Tls {
         Some(loaded.map(|loaded| self.certificates.current.store(Arc::new(loaded))))
     }
 
-    /// For the log.
-    pub fn describe(&self) -> String {
-        self.certificates.current.load().describe()
+    /// Tells the log which certificate is in force; one that is over is a warning.
+    pub fn tell(&self) {
+        let current = self.certificates.current.load();
+        if current.is_over() {
+            warn!("{}", current.describe());
+        } else {
+            info!("{}", current.describe());
+        }
     }
 }
 

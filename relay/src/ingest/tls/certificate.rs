@@ -134,11 +134,16 @@ impl Loaded {
             .is_ok_and(|leaf| verify_server_name(&leaf, &name).is_ok())
     }
 
+    /// Whether its last day has passed.
+    pub fn is_over(&self) -> bool {
+        self.ends_unix <= clock::unix_now()
+    }
+
     /// One clause for the log: whose it is, for whom, until when.
     pub fn describe(&self) -> String {
         let Self { from, names, .. } = self;
         let until = date::rfc3339(self.ends_unix);
-        let over = if self.ends_unix <= clock::unix_now() {
+        let over = if self.is_over() {
             ", WHICH IS OVER: encoders that verify it do not connect"
         } else {
             ""
