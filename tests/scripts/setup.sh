@@ -18,7 +18,7 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 # Build: compiler and C headers for FFmpeg (bindings are made by libclang) and SQLite.
 # Run: FFmpeg as the encoder of the demo and the tests, Avahi's client library (libndi does not load without it),
 # unshare and ip for the private network namespace, kill and ps for the tests, pip and its Python to fetch the NDI runtime;
-# for the laboratory of bad links (`make lab`) NAT, ping, and SRT to compare with.
+# for the laboratory of bad links (`make test-slow-lab`) NAT, ping, and SRT to compare with.
 packages="build-essential pkg-config libclang-dev
     libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev
     ffmpeg libavahi-client3 libavahi-common3 iproute2 procps util-linux ca-certificates
