@@ -357,6 +357,15 @@ impl Parts {
     fn ingest_addresses(&self, bound: &Bound, tls: Option<&Tls>) -> IngestAddresses {
         let hosts = self.config.tunnel.public_address.iter();
         let hosts: Vec<_> = hosts.map(|address| address.host.clone()).collect();
+        if let Some(tls) = tls
+            && tls.is_of_operator()
+            && tls.hosts(&hosts).is_empty()
+        {
+            warn!(
+                "no rtmps:// URL is offered: rtmps.certificate is not for a name in tunnel.public_address ({})",
+                hosts.join(", ")
+            );
+        }
         IngestAddresses {
             rtmp_port: bound.rtmp.map(|address| address.port()),
             rtmps_port: bound.rtmps.map(|address| address.port()),

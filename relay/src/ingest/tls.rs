@@ -88,10 +88,15 @@ impl Tls {
         })
     }
 
+    /// Whether the certificate is not one that the relay made.
+    pub fn is_of_operator(&self) -> bool {
+        matches!(self.certificates.source, Source::Files { .. })
+    }
+
     /// Of these hosts, those that an encoder finds in the certificate; without any, those that the certificate names.
     /// Empty for a certificate of our own, which no encoder takes that looks at it.
     pub fn hosts(&self, public: &[String]) -> Vec<String> {
-        if matches!(self.certificates.source, Source::OwnMade { .. }) {
+        if !self.is_of_operator() {
             return Vec::new();
         }
         let current = self.certificates.current.load();

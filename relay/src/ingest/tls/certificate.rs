@@ -54,6 +54,7 @@ pub struct Loaded {
     key: Arc<CertifiedKey>,
     leaf: CertificateDer<'static>,
     names: Vec<String>,
+    has_wildcards: bool,
     ends_unix: i64,
     from: String,
 }
@@ -96,6 +97,7 @@ impl Loaded {
             .ok_or("there is no certificate in it")?;
         let (_, parsed) = X509Certificate::from_der(&leaf).map_err(|error| error.to_string())?;
         let names = names_of(&parsed);
+        let has_wildcards = has_wildcards(&parsed);
         let ends_unix = parsed.validity().not_after.timestamp();
         let key =
             CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
@@ -110,6 +112,7 @@ impl Loaded {
             key: Arc::new(key),
             leaf,
             names,
+            has_wildcards,
             ends_unix,
             from,
         })
@@ -141,18 +144,29 @@ impl Loaded {
 
     /// One clause for the log: whose it is, for whom, until when.
     pub fn describe(&self) -> String {
-        let Self { from, names, .. } = self;
+        let from = &self.from;
+        let names = match (self.names.is_empty(), self.has_wildcards) {
+            (false, _) => self.names.join(", "),
+            (true, true) => "names with a wildcard".to_owned(),
+            (true, false) => {
+                "no name (its subjectAltName is empty: encoders that verify it do not connect)"
+                    .to_owned()
+            }
+        };
         let until = date::rfc3339(self.ends_unix);
         let over = if self.is_over() {
             ", WHICH IS OVER: encoders that verify it do not connect"
         } else {
             ""
         };
-        format!(
-            "RTMPS shows the certificate of {from}, for {}, valid until {until}{over}",
-            names.join(", ")
-        )
+        format!("RTMPS shows the certificate of {from}, for {names}, valid until {until}{over}")
     }
+}
+
+fn has_wildcards(certificate: &X509Certificate<'_>) -> bool {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    (names.iter().flat_map(|names| &names.value.general_names))
+        .any(|name| matches!(name, GeneralName::DNSName(name) if name.contains('*')))
 }
 
 /// Names that a wildcard stands for can't be told from it.
