@@ -89,13 +89,17 @@ impl Doctor {
         if let Some(began_us) = self.began_us
             && now_us.saturating_sub(began_us) >= SETTLE_US
         {
-            self.flow.examine(&mut report, now_us);
+            let wanted_bps = self.pictures.wanted_bps();
+            let names_rate = self.flow.examine(&mut report, now_us, wanted_bps);
             self.timing.examine(&mut report, now_us);
             self.pictures.examine(&mut report);
             self.sound
                 .examine(&mut report, now_us, began_us, self.pictures.last_us());
-            let video_bps = self.flow.video_bps();
-            self.pictures.examine_bitrate(&mut report, video_bps);
+            // One number to set, not two.
+            if !names_rate {
+                let video_bps = self.flow.video_bps();
+                self.pictures.examine_bitrate(&mut report, video_bps);
+            }
         }
         let mut findings = report.findings;
         findings.sort_by_key(|finding| finding.severity);

@@ -76,7 +76,15 @@ impl Flow {
         (media_us >= RATE_MIN_US).then(|| bps(self.now.video_bytes - first.video_bytes, media_us))
     }
 
-    pub(super) fn examine(&mut self, report: &mut Report<'_>, now_us: i64) {
+    /// `wanted_bps`: more than that would be of no use to pictures of that size. The answer: whether a rate was named to
+    /// set.
+    pub(super) fn examine(
+        &mut self,
+        report: &mut Report<'_>,
+        now_us: i64,
+        wanted_bps: Option<u64>,
+    ) -> bool {
+        let mut names_rate = false;
         let who = report.who.to_owned();
         let silent_us = now_us.saturating_sub(self.now.at_us);
         if let Some(least_us) = self.least_lag_us.take() {
@@ -93,7 +101,7 @@ impl Flow {
                 ),
             );
         } else {
-            self.examine_lag(report, now_us);
+            names_rate = self.examine_lag(report, now_us, wanted_bps);
         }
         let stalls = in_last_minute(&mut self.stalls, now_us);
         if stalls > 0 {
@@ -109,17 +117,21 @@ impl Flow {
                 ),
             );
         }
+        names_rate
     }
 
-    fn examine_lag(&self, report: &mut Report<'_>, now_us: i64) {
+    fn examine_lag(&self, report: &mut Report<'_>, now_us: i64, wanted_bps: Option<u64>) -> bool {
         let delay_us = report.case.delay_us;
         if self.lag_us < (delay_us / 2).max(LAG_MIN_US) {
-            return;
+            return false;
         }
+        let to_set = |bps| to_set(bps).min(wanted_bps.unwrap_or(u64::MAX));
+        let mut names_rate = true;
         let behind = format!("{} is {} behind", report.who, seconds(self.lag_us));
         let rates = self.rates(now_us);
         let text = match rates {
             Some(rates) if rates.pace_permille >= CATCHES_UP_PERMILLE => {
+                names_rate = false;
                 let left_us = self.lag_us * 1_000 / (rates.pace_permille - 1_000);
                 format!(
                     "{behind} and catches up: live again in about {} s",
@@ -137,13 +149,17 @@ impl Flow {
                 megabits(rates.made_bps),
                 megabits(to_set(rates.carried_bps))
             ),
-            None => behind,
+            None => {
+                names_rate = false;
+                behind
+            }
         };
         if self.lag_us > delay_us {
             report.error("behind", Side::Uplink, &text);
         } else {
             report.warn("behind", Side::Uplink, &text);
         }
+        names_rate
     }
 
     fn rates(&self, now_us: i64) -> Option<Rates> {

@@ -80,21 +80,20 @@ impl Pictures {
         self.examine_order(report);
     }
 
+    /// What pictures of this size and rate need, bits a second.
+    pub(super) fn wanted_bps(&self) -> Option<u64> {
+        Some(wanted_bps(&self.look?, &self.rate()?))
+    }
+
     /// Against what a picture of this size and rate needs. `video_bps` is what the encoder makes.
     pub(super) fn examine_bitrate(&self, report: &mut Report<'_>, video_bps: Option<u64>) {
         let (Some(look), Some(video_bps), Some(rate)) = (self.look, video_bps, self.rate()) else {
             return;
         };
         let (width, height) = look.size;
-        let pixels = f64::from(width) * f64::from(height) * rate.fps;
+        let wanted_bps = wanted_bps(&look, &rate);
         #[expect(clippy::cast_precision_loss, reason = "a rate of bits")]
-        let per_pixel = video_bps as f64 / pixels.max(1.0);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a rate of bits"
-        )]
-        let wanted_bps = (pixels * BITS_PER_PIXEL).max(1e6) as u64;
+        let per_pixel = video_bps as f64 / pixels(&look, &rate).max(1.0);
         let is_high =
             (per_pixel > BITS_PER_PIXEL_MAX && video_bps > HIGH_MIN_BPS) || video_bps > HIGH_BPS;
         let what = format!(
@@ -314,6 +313,20 @@ impl Pictures {
             uneven_percent: uneven * 100 / count,
         })
     }
+}
+
+/// Pixels a second.
+fn pixels(look: &Look, rate: &Rate) -> f64 {
+    f64::from(look.size.0) * f64::from(look.size.1) * rate.fps
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate of bits"
+)]
+fn wanted_bps(look: &Look, rate: &Rate) -> u64 {
+    (pixels(look, rate) * BITS_PER_PIXEL).max(1e6) as u64
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -454,6 +454,26 @@ fn the_worst_comes_first_and_a_fault_names_no_other() {
     );
 }
 
+/// An uplink that is too slow for a stream that is too much names the smaller of the two numbers, once.
+#[test]
+fn one_bitrate_is_named_to_set() {
+    let feed = Feed {
+        video_bps: 30_000_000,
+        link_bps: 20_000_000,
+        sps: SPS_720P_UNKNOWN,
+        ..Feed::default()
+    };
+    let findings = feed.findings(&case());
+    let rates: Vec<_> = (findings.iter())
+        .filter(|finding| finding.text.contains("Mbit/s"))
+        .map(|finding| (finding.code.as_str(), finding.text.split_once("set ")))
+        .collect();
+    let [("behind", Some((_, set)))] = rates[..] else {
+        panic!("{findings:#?}");
+    };
+    assert!(set.starts_with("2."), "{set}");
+}
+
 #[test]
 fn what_is_over_is_forgotten_and_what_stalls_is_said_while_it_lasts() {
     let feed = Feed {
