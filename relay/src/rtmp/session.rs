@@ -328,6 +328,8 @@ impl Session {
     pub fn close(&mut self) {
         self.stage = Stage::Closing;
         self.aggregate = None;
+        // What it had begun to say is nobody's any more.
+        self.decoder = chunk::Decoder::new(self.limits.of_strangers());
     }
 
     /// Whether the driver is to close once all is sent.

@@ -338,6 +338,21 @@ fn who_ends_its_publish_keeps_no_more_than_a_stranger() {
     }
 }
 
+#[test]
+fn who_is_sent_away_keeps_nothing() {
+    let mut encoder = publishing_encoder();
+    let mut session = Session::new(0, WITHIN_US, 1);
+    drive(&mut session, &mut encoder.bytes);
+    session.accept_publish();
+    encoder.send(6, &tag(kind::VIDEO, &vec![0x27; 100_000]));
+    encoder.bytes.truncate(90_000);
+    drive(&mut session, &mut encoder.bytes);
+    assert!(session.buffered_bytes() >= 80_000);
+    session.deny_publish();
+    drive(&mut session, &mut encoder.bytes);
+    assert_eq!(session.buffered_bytes(), 0);
+}
+
 /// However much of its last pictures came in one read with the command that ends them.
 #[test]
 fn who_ends_its_publish_was_no_stranger_while_it_published() {
