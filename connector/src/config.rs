@@ -57,6 +57,8 @@ pub struct Config {
     pub show_format: StudioFormat,
     /// The connections to relays.
     pub tunnel: TunnelConfig,
+    /// For measurements and support.
+    pub diagnostics: DiagnosticsConfig,
     /// The log.
     pub log: LogConfig,
 }
@@ -261,6 +263,16 @@ impl Default for TunnelConfig {
     }
 }
 
+/// `diagnostics.*`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiagnosticsConfig {
+    /// A file that gets a line of CSV for each unit that arrives: when it came, how old it was; see
+    /// [`crate::unit_log`]. It is made anew at each start and grows by some 40 MB an hour for each line. Default: none.
+    #[serde(deserialize_with = "config::optional")]
+    pub units: Option<PathBuf>,
+}
+
 /// Where a line goes that was not told otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OutputDefault {
@@ -385,6 +397,8 @@ mod tests {
             [tunnel]
             congestion = "cubic"
             segmentation_offload = false
+            [diagnostics]
+            units = "/tmp/units.csv"
             [log]
             format = "json"
             level = "debug"
@@ -404,6 +418,10 @@ mod tests {
         );
         assert_eq!(config.ndi.machine_name.as_deref(), Some("2026"));
         assert_eq!(config.transport().congestion, Congestion::Cubic);
+        assert_eq!(
+            config.diagnostics.units.as_deref(),
+            Some(Path::new("/tmp/units.csv"))
+        );
         assert_eq!(config.decoder.isolation, Isolation::Thread);
         assert_eq!(config.decoder.max_pixels, MaxPixels(1920 * 1088));
         assert_eq!(config.not_served().len(), 4, "{:?}", config.not_served());

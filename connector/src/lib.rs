@@ -17,5 +17,6 @@ pub mod program;
 pub mod spare;
 pub mod status;
 pub mod tunnel;
+pub mod unit_log;
 
 pub use program::Connector;

@@ -38,6 +38,7 @@ use crate::{
     decode::Decoders,
     output::{OutputKind, Outputs},
     playout::{LineHandle, LineSnapshot, Slate},
+    unit_log::UnitLog,
 };
 
 /// One line as the rest of the program sees it.
@@ -230,6 +231,13 @@ impl Lines {
     pub fn set_studio_slate(&self, slate: Slate) {
         if let Some(stage) = &self.inner.stage {
             stage.set_slate(slate);
+        }
+    }
+
+    /// Notes every unit that arrives; before [`Lines::run`].
+    pub fn set_unit_log(&self, log: UnitLog) {
+        if let Some(stage) = &self.inner.stage {
+            stage.set_unit_log(log);
         }
     }
 

@@ -47,6 +47,7 @@ use crate::{
     decode::Decoders,
     os::wait_until,
     output::{Output, OutputKind, Outputs},
+    unit_log::UnitLog,
 };
 
 pub use self::{
@@ -249,7 +250,11 @@ impl LineHandle {
             .saturating_sub(unit.ingest_us)
             .saturating_sub(relay_us);
         let timecode = data::timecode(coded);
+        let noted = (self.line.unit_log.get()).map(|log| (log, unit.clone()));
         let taken = self.line.feeds().push(unit, self.line.timing(), now_us);
+        if let Some((log, unit)) = noted {
+            log.note(&self.line.name, &unit, taken.name());
+        }
         if taken != Taken::Refused {
             self.line.arrived.notify_one();
         }
@@ -275,6 +280,11 @@ impl LineHandle {
         } else {
             stats.audio_units += 1;
         }
+    }
+
+    /// Notes every unit that arrives from now on.
+    pub fn set_unit_log(&self, log: UnitLog) {
+        let _ = self.line.unit_log.set(log);
     }
 
     /// A publisher's units will follow, or are here already. Whether they are played is decided by the line's

@@ -28,6 +28,7 @@ use crate::{
     lines::Lines,
     output::Outputs,
     tunnel::Tunnels,
+    unit_log::UnitLog,
 };
 
 /// A started connector.
@@ -58,6 +59,12 @@ impl Connector {
         if let Some(format) = config.show_format.0 {
             lines.set_show_format(format);
         }
+        let unit_log = (config.diagnostics.units.as_deref())
+            .map(UnitLog::create)
+            .transpose()?;
+        if let Some(log) = &unit_log {
+            lines.set_unit_log(log.clone());
+        }
         let events = Events::open(state.path());
         let tunnels = open_tunnels(config, &state, &lines, &events)?;
         let health = Health::default();
@@ -75,6 +82,7 @@ impl Connector {
             async move { lines.run(shutdown).await }
         });
         start_events(events, lines, &health, &mut supervisor);
+        start_unit_log(unit_log, &health, &mut supervisor);
         let page = start_page(config, &state, &control, &health, &mut supervisor);
         start_socket(&state, &control, &health, &mut supervisor);
         supervisor.spawn_restarting(
@@ -216,6 +224,20 @@ fn start_events(events: Events, lines: Lines, health: &Health, supervisor: &mut 
     let health = health.clone();
     supervisor.spawn_restarting("events", follow, move |fault| {
         health.report("log of events", fault);
+    });
+}
+
+fn start_unit_log(log: Option<UnitLog>, health: &Health, supervisor: &mut Supervisor) {
+    let Some(log) = log else {
+        return;
+    };
+    let (health, shutdown) = (health.clone(), supervisor.shutdown_token());
+    let write = move || {
+        let (log, shutdown) = (log.clone(), shutdown.clone());
+        async move { log.run(shutdown).await }
+    };
+    supervisor.spawn_restarting("log of units", write, move |fault| {
+        health.report("log of units", fault);
     });
 }
 

@@ -14,6 +14,14 @@ pub fn now_us() -> i64 {
     i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// Microseconds since the Unix epoch, to compare what several programs of one machine have measured.
+pub fn unix_now_us() -> i64 {
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
+}
+
 /// Seconds since the Unix epoch, for dates that people and files see.
 pub fn unix_now() -> i64 {
     let elapsed = SystemTime::now()

@@ -20,6 +20,7 @@ use crate::{
     output::{OutputKind, Outputs},
     playout::{Artist, LineHandle, LineSnapshot, Playout, Slate},
     playout::{AudioSnapshot, HopsSnapshot, LineSettings, LineState, VideoSnapshot},
+    unit_log::UnitLog,
 };
 
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(super) struct Stage {
     decoders: Decoders,
     /// The card of lines that have none of their own.
     slate: Mutex<Slate>,
+    /// Where every unit that arrives is noted, if somebody wants that.
+    unit_log: OnceLock<UnitLog>,
     /// Draws all cards; started with the first line.
     artist: OnceLock<Artist>,
     /// Held while playouts start and stop.
@@ -60,6 +63,7 @@ impl Stage {
             kind,
             decoders,
             slate: Mutex::default(),
+            unit_log: OnceLock::new(),
             artist: OnceLock::new(),
             players: Mutex::default(),
             handles: RwLock::default(),
@@ -76,6 +80,10 @@ impl Stage {
 
     pub(super) fn set_slate(&self, slate: Slate) {
         *lock(&self.slate) = slate;
+    }
+
+    pub(super) fn set_unit_log(&self, log: UnitLog) {
+        let _ = self.unit_log.set(log);
     }
 
     /// Why studios' own cards can't be shown.
@@ -205,6 +213,9 @@ impl Stage {
         match started.unwrap_or_else(|_| Err(io::Error::other("it panicked"))) {
             Ok((playout, handle)) => {
                 info!(line = settings.name, "line is up");
+                if let Some(log) = self.unit_log.get() {
+                    handle.set_unit_log(log.clone());
+                }
                 self.handles_mut(|handles| drop(handles.insert(line, handle.clone())));
                 let player = Player {
                     playout,

@@ -86,6 +86,18 @@ pub(super) enum Taken {
     Refused,
 }
 
+impl Taken {
+    /// One word.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Played => "played",
+            Self::Other => "other",
+            Self::Held => "held",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// One feed took the line from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedChange {

@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
+        Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
@@ -22,7 +22,10 @@ use super::{
     snapshot::Tally,
     stats::{Histogram, Recent},
 };
-use crate::output::{FrameRate, Picture, Receivers, Sound};
+use crate::{
+    output::{FrameRate, Picture, Receivers, Sound},
+    unit_log::UnitLog,
+};
 
 /// The shared state of one line.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub(super) struct Line {
     stats: Mutex<Stats>,
     /// What to show without a picture; the output thread looks now and then.
     absence: Mutex<Absence>,
+    /// Where every unit that arrives is noted.
+    pub(super) unit_log: OnceLock<UnitLog>,
     /// Whether receivers have the source on air, for whoever wants to follow it.
     tally: watch::Sender<Tally>,
 }
@@ -169,6 +174,7 @@ impl Line {
             queue: Mutex::default(),
             stats: Mutex::new(Stats::new(output)),
             absence: Mutex::default(),
+            unit_log: OnceLock::new(),
             tally: watch::Sender::new(Tally::Unknown),
         };
         line.set_delay(delay_us);
