@@ -15,7 +15,7 @@ REQUIRED := FIRSTMILE_REQUIRE_NDI=1 FIRSTMILE_REQUIRE_FFMPEG=1 FIRSTMILE_PREBUIL
 # The slow tests: one target for each file tests/tests/slow_NAME.rs, of 15 minutes at most, that also runs alone.
 SLOW := $(patsubst tests/tests/slow_%.rs,test-slow-%,$(sort $(wildcard tests/tests/slow_*.rs)))
 
-.PHONY: help setup build release demo test test-slow $(SLOW) check bench bench-tunnel bench-decoder bench-slates fuzz test-encoders
+.PHONY: help setup build release demo test test-slow $(SLOW) check lab bench bench-tunnel bench-decoder bench-slates fuzz test-encoders
 
 help:
 	@echo 'make setup        packages, build, NDI runtime: all that needs a network (NDI_ACCEPT=1 accepts its licence)'
@@ -25,6 +25,8 @@ help:
 	@echo 'make test-encoders  every encoder and its codecs, byte by byte; RTMPS, OBS, nginx; installs what is missing'
 	@echo 'make check        format, lints, documentation, dependencies'
 	@echo 'make fuzz         what strangers can send, each target for SECONDS=60; TARGETS="chunk session" for some of them'
+	@echo 'make lab          tunnels on bad links, beside TCP BBR and SRT: an hour, as root; QUICK=1: ten minutes;'
+	@echo '                  ROWS=loss,dip for some rows, REPEAT=1, JSON=file for all figures'
 	@echo 'make bench        all measurements; bench-tunnel: CPU and delay of the tunnel at 1, 4 and 50 feeds;'
 	@echo '                  bench-decoder: a decoder in a process of its own beside one in a thread;'
 	@echo '                  bench-slates: CPU of sources that have no picture'
@@ -66,6 +68,11 @@ check:
 
 fuzz:
 	@CARGO='$(CARGO)' tests/scripts/fuzz.sh $(or $(SECONDS),60) $(TARGETS)
+
+# Links are what is measured, not processors: the build of the tests serves.
+lab: build
+	@$(WITH_NDI) FIRSTMILE_PREBUILT=1 $(NETNS) target/debug/lab $(if $(QUICK),--quick) $(if $(ROWS),--rows '$(ROWS)') \
+	    $(if $(REPEAT),--repeat '$(REPEAT)') $(if $(JSON),--json '$(JSON)')
 
 bench: bench-tunnel bench-decoder bench-slates
 

@@ -56,12 +56,12 @@ impl UnitLog {
         })?;
         file.write_all(HEADER.as_bytes())
             .map_err(|error| Failure::io(path.display(), &error))?;
-        let (notes, noted) = mpsc::channel(NOTES_MAX);
+        let (notes, queue) = mpsc::channel(NOTES_MAX);
         Ok(Self {
             notes,
             shared: Arc::new(Shared {
                 left_out: AtomicU64::new(0),
-                writing: Mutex::new(Some((noted, file))),
+                writing: Mutex::new(Some((queue, file))),
                 unix_us: clock::unix_now_us() - clock::now_us(),
             }),
         })
@@ -80,7 +80,7 @@ impl UnitLog {
         let writing = (self.shared.writing.lock())
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some((mut noted, mut file)) = writing else {
+        let Some((mut queue, mut file)) = writing else {
             // A fault of the disk ended it, and said so. The feeds go on without it.
             shutdown.cancelled().await;
             return Ok(());
@@ -90,9 +90,9 @@ impl UnitLog {
             let is_over = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => true,
-                count = noted.recv_many(&mut rows, NOTES_MAX) => count == 0,
+                count = queue.recv_many(&mut rows, NOTES_MAX) => count == 0,
             };
-            while let Ok(row) = noted.try_recv() {
+            while let Ok(row) = queue.try_recv() {
                 rows.push(row);
             }
             let text = rows.concat();

@@ -260,6 +260,8 @@ pub struct SyntheticFeed {
     pub video_bps: u32,
     /// A keyframe weighs as much as this many other pictures.
     pub keyframe_weight: u32,
+    /// Every second picture between keyframes is one that no other refers to, as with B-pictures.
+    pub has_disposables: bool,
     /// Length, milliseconds.
     pub duration_ms: u32,
 }
@@ -272,6 +274,7 @@ impl Default for SyntheticFeed {
             gop: 60,
             video_bps: 6_000_000,
             keyframe_weight: 7,
+            has_disposables: false,
             duration_ms: 10_000,
         }
     }
@@ -296,23 +299,24 @@ impl SyntheticFeed {
 
     fn picture(self, number: u32) -> AccessUnit {
         let keyframe = number.is_multiple_of(self.gop);
+        let disposable = self.has_disposables && number % self.gop % 2 == 1;
         let gop_len = self.video_bps / 8 / self.fps * self.gop;
         let weight = if keyframe { self.keyframe_weight } else { 1 };
         let len = gop_len / (self.gop - 1 + self.keyframe_weight) * weight;
-        // A slice header that says I or P, then nothing that a slice would have.
+        // The head of a slice that says I or P, and whether it is referred to; then nothing that a slice would have.
         let mut payload = BytesMut::with_capacity(len as usize);
         payload.put_u32(len.max(16) - 4);
-        payload.put_slice(if keyframe {
-            &[0x65, 0x88]
-        } else {
-            &[0x41, 0x9a]
+        payload.put_slice(match (keyframe, disposable) {
+            (true, _) => &[0x65, 0x88],
+            (false, false) => &[0x41, 0x9a],
+            (false, true) => &[0x01, 0x9a],
         });
         payload.resize(len.max(16) as usize, 0x5a);
         AccessUnit {
             codec: Codec::H264,
             track: 0,
             keyframe,
-            disposable: false,
+            disposable,
             discontinuity: false,
             // RTMP's times are milliseconds.
             dts_us: i64::from(number) * 1_000 / i64::from(self.fps) * 1_000,

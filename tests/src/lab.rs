@@ -9,8 +9,17 @@
 //! kernel needs TUN, veth, bridges and nftables; no qdisc that delays or loses.
 
 pub mod access;
+pub mod feed;
 pub mod link;
 pub mod namespace;
+pub mod on_air;
+pub mod row;
+pub mod run;
+pub mod score;
+pub mod show;
+pub mod srt;
+pub mod table;
+pub mod tcp;
 pub mod trace;
 pub mod tun;
 

@@ -1,4 +1,6 @@
-//! The laboratory itself does to packets what it was told: bounds for a noisy machine.
+//! The laboratory itself does to packets what it was told, and its table once, in short (`make lab QUICK=1`): bounds for a
+//! noisy machine. What is asserted of the table is what held when it was last measured, with room; what is not met of what
+//! must be is said.
 
 #![cfg(target_os = "linux")]
 
@@ -14,6 +16,8 @@ use firstmile_tests::lab::{
     access::Uplink,
     link::{Loss, Outage, Rate, Shape},
     missing,
+    row::{System, rows},
+    table::{Line, measure, render},
     trace::Lte,
     tun::{Shapes, Way},
 };
@@ -200,4 +204,39 @@ fn a_link_carries_and_loses_as_much_as_told_and_a_venue_can_block_udp() -> anyho
     let (came, _) = blast(&lab, 1.0, Duration::from_millis(100))?;
     assert!(came > 0.9, "{came}");
     Ok(())
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "the table is for people")]
+fn the_tunnel_does_on_bad_links_what_it_did_when_last_measured() {
+    if !can_run() {
+        return;
+    }
+    let systems = [System::Firstmile, System::TcpBbr, System::Srt];
+    let lines: Vec<Line> = (rows().iter().filter(|row| !row.is_long()))
+        .map(|row| measure(row, &systems, 1, |_| ()))
+        .collect();
+    eprintln!("{}", render(&lines));
+    let figure = |row: &str, name: &str| {
+        let line = lines.iter().find(|line| line.name == row);
+        line.and_then(|line| line.figures.get(&System::Firstmile)?.get(name).copied()?)
+    };
+    for row in ["clean", "loss", "bursts", "rebind", "public-ip", "modem-ip"] {
+        let shown = figure(row, "shown");
+        assert!(shown >= Some(540.0), "{row}: {shown:?} of 600 shown");
+        let p95 = figure(row, "audio_p95_ms");
+        assert!(p95.is_some_and(|ms| ms <= 250.0), "{row}: sound {p95:?} ms");
+    }
+    for (row, name, limit) in [
+        ("dip", "whole_again_ms", 4_500.0),
+        ("outage-1s", "freeze_ms", 3_500.0),
+        ("outage-3.3s", "freeze_ms", 7_500.0),
+        ("relay-dies", "seen_again_ms", 5_000.0),
+    ] {
+        let value = figure(row, name);
+        assert!(value.is_some_and(|ms| ms <= limit), "{row}: {name} {value:?}");
+    }
+    for line in lines.iter().filter(|line| line.name != "on-air") {
+        assert!(line.faults.is_empty(), "{}: {:?}", line.name, line.faults);
+    }
 }

@@ -19,6 +19,8 @@ use super::{PATIENCE, ndi_folder, wait_for};
 #[derive(Debug)]
 pub struct Program {
     name: &'static str,
+    /// What comes before its command line.
+    launcher: Vec<String>,
     state: PathBuf,
     log: PathBuf,
     settings: Vec<(String, String)>,
@@ -28,6 +30,16 @@ pub struct Program {
 impl Program {
     /// Starts it with a state folder and settings in its environment; waits until it answers.
     pub fn start(
+        name: &'static str,
+        state: &Path,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        Self::start_by(Vec::new(), name, state, settings)
+    }
+
+    /// Likewise, by another program that becomes it: `nsenter` and its arguments.
+    pub fn start_by(
+        launcher: Vec<String>,
         name: &'static str,
         state: &Path,
         settings: &[(&str, &str)],
@@ -45,6 +57,7 @@ impl Program {
         }
         let mut program = Self {
             name,
+            launcher,
             state: state.to_owned(),
             log: state.with_extension("log"),
             settings,
@@ -149,7 +162,15 @@ impl Program {
     }
 
     fn command_line(&self) -> anyhow::Result<Command> {
-        let mut command = Command::new(executable(self.name)?);
+        let program = executable(self.name)?;
+        let mut command = match self.launcher.split_first() {
+            Some((launcher, arguments)) => {
+                let mut command = Command::new(launcher);
+                command.args(arguments).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("FIRSTMILE_") {
                 command.env_remove(name);
