@@ -234,7 +234,10 @@ fn the_tunnel_does_on_bad_links_what_it_did_when_last_measured() {
         ("relay-dies", "seen_again_ms", 5_000.0),
     ] {
         let value = figure(row, name);
-        assert!(value.is_some_and(|ms| ms <= limit), "{row}: {name} {value:?}");
+        assert!(
+            value.is_some_and(|ms| ms <= limit),
+            "{row}: {name} {value:?}"
+        );
     }
     for line in lines.iter().filter(|line| line.name != "on-air") {
         assert!(line.faults.is_empty(), "{}: {:?}", line.name, line.faults);
