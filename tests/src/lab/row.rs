@@ -347,11 +347,11 @@ fn lte(delay_us: i64) -> Shape {
     }
 }
 
-/// Around 10 Mbit/s, in fades far below the stream's rate. It begins with what is measured.
+/// Around 13 Mbit/s, in fades far below the stream's rate. It begins with what is measured.
 fn overload() -> Lte {
     Lte {
         seconds: 24,
-        mean_mbps: 10.0,
+        mean_mbps: 13.0,
         fade_every_s: 8.0,
         fade_s: 1.5,
         fade_depth: 0.12,
