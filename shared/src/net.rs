@@ -43,11 +43,11 @@ pub fn bind_udp(listen: &Listen, setting: &str) -> Result<Option<UdpSocket>, Fai
 pub fn watch_peer(socket: &SockRef<'_>, silence: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let probes = TcpKeepalive::new()
-        .with_time(silence / 2)
-        .with_interval(silence / 4)
+        .with_time((silence / 2).clamp(PROBE_MIN, PROBE_MAX))
+        .with_interval((silence / 4).clamp(PROBE_MIN, PROBE_MAX))
         .with_retries(2);
     socket.set_tcp_keepalive(&probes)?;
-    os::set_unacknowledged_limit(socket, silence)
+    os::set_unacknowledged_limit(socket, silence.min(UNACKNOWLEDGED_MAX))
 }
 
 fn bind<S>(
@@ -109,6 +109,13 @@ fn is_any_v6(address: SocketAddr) -> bool {
 /// 500 encoders may come back at once after a relay's restart.
 const BACKLOG: i32 = 1024;
 
+/// What Linux takes for a probe: whole seconds, from one to this many.
+const PROBE_MIN: Duration = Duration::from_secs(1);
+const PROBE_MAX: Duration = Duration::from_secs(32_767);
+
+/// Twenty days: Linux counts milliseconds in 31 bits.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_hours(480);
+
 /// Granted up to `net.core.rmem_max`.
 const UDP_BUFFER_LEN: usize = 4 * 1024 * 1024;
 
@@ -148,6 +155,24 @@ mod tests {
                 && error.message.contains("another program"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_peer_can_be_watched_for_any_time_that_a_setting_may_say() {
+        let listener = bind_tcp(&Listen::at("127.0.0.1", 0), "rtmp.listen")
+            .unwrap()
+            .unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        for silence in [
+            Duration::from_millis(1),
+            Duration::from_secs(3),
+            Duration::from_secs(10),
+            Duration::from_hours(20),
+            Duration::from_hours(3_660 * 24),
+        ] {
+            let watched = watch_peer(&SockRef::from(&socket), silence);
+            assert!(watched.is_ok(), "{silence:?}: {watched:?}");
+        }
     }
 
     #[test]
