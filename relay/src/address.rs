@@ -51,6 +51,17 @@ pub fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
+/// One subscriber of an IPv6 provider has a /64 at least.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let network = v6.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// Whether an address is of use on the public internet.
 pub fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {

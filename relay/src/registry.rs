@@ -141,6 +141,9 @@ pub enum Refusal {
     /// A limit is reached.
     #[error("this relay is full")]
     Full,
+    /// It does nothing but begin to publish.
+    #[error("it begins to publish again and again: once a second has to do")]
+    TooOften,
     /// The studio's operator does not want this encoder.
     #[error("the studio refused this encoder")]
     ByStudio,
@@ -152,7 +155,7 @@ impl Refusal {
         match self {
             Self::UnknownKey => Refused::UnknownKey,
             Self::Draining => Refused::Draining,
-            Self::Full => Refused::Full,
+            Self::Full | Self::TooOften => Refused::Full,
             Self::ByStudio => Refused::ByStudio,
         }
     }
@@ -482,6 +485,7 @@ impl Registry {
                 info!(studio, line, %peer, "publisher live: it took the line over");
             }
             Decision::Refused => return Err(Refusal::ByStudio),
+            Decision::TooOften => return Err(Refusal::TooOften),
         }
         self.shared.metrics.publishers(&studio, 1);
         Ok(Publication {

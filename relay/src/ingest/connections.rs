@@ -8,13 +8,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time};
 use tokio_util::sync::CancellationToken;
+
+use crate::address::network_of;
 
 /// The places of one listener. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -268,17 +270,6 @@ impl Drop for Place {
         }
         drop(table);
         self.shared.left.notify_one();
-    }
-}
-
-/// One subscriber of an IPv6 provider has a /64 at least.
-pub fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let network = v6.to_bits() & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from_bits(network))
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -12,8 +12,9 @@ use firstmile_shared::clock;
 use tokio::time;
 use tracing::warn;
 
-use super::{connections::network_of, wrong_keys::WrongKeys};
+use super::wrong_keys::WrongKeys;
 use crate::{
+    address::network_of,
     config::LimitsConfig,
     metrics::{Metrics, Refused},
     registry::{Publication, PublishRequest, Refusal, Registry},

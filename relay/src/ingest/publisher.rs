@@ -265,7 +265,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                     // They stop for good when they are told this: right for a wrong key, and when a person said no.
                     Err(Refusal::UnknownKey) => self.session.refuse_publish(),
                     Err(Refusal::ByStudio) => self.session.deny_publish(),
-                    Err(Refusal::Draining | Refusal::Full) => self.session.close(),
+                    Err(Refusal::Draining | Refusal::Full | Refusal::TooOften) => {
+                        self.session.close()
+                    }
                 }
             }
             Event::Unpublished => {

@@ -7,6 +7,7 @@
 mod lag;
 mod publisher;
 mod rivals;
+mod starts;
 
 use std::sync::Arc;
 
@@ -22,8 +23,8 @@ use firstmile_shared::{
 
 use tracing::{info, warn};
 
-use self::publisher::Timed;
 pub(super) use self::publisher::{Closing, Publisher, codec_name};
+use self::{publisher::Timed, starts::Starts};
 use super::{Claims, Ending, FeedStart, Subscriber};
 use crate::{
     auth::LineRecord,
@@ -47,6 +48,7 @@ pub(super) struct Feed {
     vacancy: Option<Vacancy>,
     arbiter: Arbiter,
     refused: Refusals<Claim>,
+    starts: Starts,
     /// What the connectors know.
     told: Claims,
     /// Likewise, of the publisher that has the line.
@@ -85,6 +87,8 @@ pub(super) enum Decision {
     Held,
     /// The operator does not want it.
     Refused,
+    /// It begins again and again.
+    TooOften,
 }
 
 impl Feed {
@@ -100,6 +104,7 @@ impl Feed {
             vacancy: None,
             arbiter: Arbiter::default(),
             refused: Refusals::default(),
+            starts: Starts::default(),
             told: Claims::default(),
             told_findings: Default::default(),
             resynced_us: None,
@@ -173,6 +178,9 @@ impl Feed {
             if !newcomer.is_in_doubt {
                 return Decision::Refused;
             }
+        }
+        if !self.starts.begins(newcomer.peer.ip(), now_us) {
+            return Decision::TooOften;
         }
         let number = newcomer.number;
         let right = if newcomer.is_in_doubt {
@@ -320,6 +328,7 @@ impl Feed {
         self.taken = None;
         self.vacancy = None;
         self.refused = Refusals::default();
+        self.starts = Starts::default();
         self.tell();
     }
 
@@ -351,6 +360,7 @@ impl Feed {
             self.resynced_us = None;
         }
         self.refused.forget(now_us);
+        self.starts.forget(now_us);
         if self.publishers.len() < 2 {
             self.arbiter.calm(now_us);
         }
@@ -407,7 +417,9 @@ impl Feed {
 
     /// Whether there is nothing in it to remember.
     pub(super) fn is_unused(&self) -> bool {
-        self.publishers.is_empty() && self.refused.is_empty() && self.resynced_us.is_none()
+        let remembers =
+            !self.refused.is_empty() || !self.starts.is_empty() || self.resynced_us.is_some();
+        self.publishers.is_empty() && !remembers
     }
 
     pub(super) fn is_live(&self, number: u32) -> bool {

@@ -581,6 +581,25 @@ async fn limits_and_drain_stop_new_publishers_only() {
     );
 }
 
+/// A thousand feeds a second would fill the log, the studio's events, and its connectors' control streams.
+#[tokio::test]
+async fn whoever_does_nothing_but_begin_is_slowed_down_and_nobody_else_is() {
+    let stage = Stage::new().await;
+    let (_session, notebook) = stage.connect("truck1", stage.truck1);
+    let begins = (0..1_000).filter(|_| stage.publish("truck1", 7).is_ok());
+    assert_eq!(begins.count(), 10);
+    let told = notebook.read();
+    let starts = told.iter().filter(|text| text.contains("starts")).count();
+    assert_eq!(starts, 10, "{told:?}");
+    assert_eq!(
+        stage.publish("truck1", 7).unwrap_err(),
+        Refusal::TooOften,
+        "its feed has ended, and is remembered"
+    );
+    stage.publish("truck1", 8).unwrap();
+    stage.publish("truck2", 7).unwrap();
+}
+
 #[tokio::test]
 async fn the_policy_of_the_line_decides() {
     let stage = Stage::new().await;
