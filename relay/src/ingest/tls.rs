@@ -52,6 +52,8 @@ pub(super) struct Followed {
     known: [Option<Stamp>; 2],
     /// At the last look.
     seen: [Option<Stamp>; 2],
+    /// Why they can't be used, as they were read last.
+    fault: Option<String>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -197,6 +199,7 @@ impl Tls {
         Followed {
             known: stamps,
             seen: stamps,
+            fault: None,
         }
     }
 
@@ -206,7 +209,9 @@ impl Tls {
         let now = task::spawn_blocking(move || source.stamps()).await.ok()?;
         // Two files are not changed in one moment: taken once they have been the same for two looks.
         let is_settled = now == std::mem::replace(&mut followed.seen, now);
-        if now == followed.known || !is_settled {
+        let is_same = now == followed.known;
+        // What makes them unusable may pass without a change: a hook gives them to the relay's user afterwards.
+        if !is_settled || (is_same && followed.fault.is_none()) {
             return None;
         }
         followed.known = now;
@@ -215,7 +220,11 @@ impl Tls {
             Ok(loaded) => loaded.map_err(|failure| failure.message),
             Err(error) => Err(error.to_string()),
         };
-        Some(loaded.map(|loaded| self.certificates.current.store(Arc::new(loaded))))
+        let fault = loaded.as_ref().err().cloned();
+        let is_known = is_same && fault == followed.fault;
+        followed.fault = fault;
+        let taken = loaded.map(|loaded| self.certificates.current.store(Arc::new(loaded)));
+        (!is_known).then_some(taken)
     }
 
     /// Tells the log which certificate is in force; one that is over is a warning.

@@ -173,6 +173,22 @@ async fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
     };
     assert!(refused.contains("relay.crt"), "{refused}");
     authority.connect(&relay, "new.example").await.unwrap();
+    // The same files, but for what kept them from being read: their user, for one.
+    let file = authority.file("relay.crt");
+    authority.issue(&["third.example"]);
+    let good = std::fs::read(&file).unwrap();
+    std::fs::write(&file, vec![b'x'; good.len()]).unwrap();
+    let modified = std::fs::metadata(&file).unwrap().modified().unwrap();
+    while tls.look(&mut followed).await.is_none() {}
+    for _ in 0..3 {
+        assert_eq!(tls.look(&mut followed).await, None, "it is said once");
+    }
+    let written = std::fs::File::create(&file).unwrap();
+    std::io::Write::write_all(&mut &written, &good).unwrap();
+    written.set_modified(modified).unwrap();
+    drop(written);
+    assert_eq!(tls.look(&mut followed).await, Some(Ok(())));
+    authority.connect(&relay, "third.example").await.unwrap();
     // Who was there before goes on.
     let mut phone = Phone::over(before);
     phone.publish("truck1", "front-camera").await;
