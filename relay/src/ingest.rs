@@ -326,6 +326,7 @@ impl Door {
         let _open = desk.metrics().connection(self.listener);
         let session = self.session();
         let must_go = place.must_go();
+        let deadline = time::Instant::now() + self.limits.handshake_timeout;
         let before = async {
             if self.is_proxy(peer) {
                 if let Some(named) = read_proxy_header(&mut socket).await? {
@@ -344,13 +345,13 @@ impl Door {
             biased;
             () = shutdown.cancelled() => return,
             () = must_go.cancelled() => Err(TurnedAway::new(Refused::Full, MADE_ROOM)),
-            outcome = time::timeout(self.limits.handshake_timeout, before) => {
+            outcome = time::timeout_at(deadline, before) => {
                 outcome.unwrap_or_else(|_| Err(self.too_slow()))
             }
         };
         if let Err(turned_away) = outcome {
             turned_away.tell(&desk, peer);
-            return let_go(&mut socket).await;
+            return let_go(&mut socket, &place).await;
         }
         let Some(tls) = &self.tls else {
             let publisher = Publisher::new(socket, peer, &self, session, place, desk);
@@ -360,7 +361,7 @@ impl Door {
             biased;
             () = shutdown.cancelled() => return,
             () = must_go.cancelled() => Err(TurnedAway::new(Refused::Full, MADE_ROOM)),
-            outcome = time::timeout(self.limits.handshake_timeout, tls.accept(socket)) => match outcome {
+            outcome = time::timeout_at(deadline, tls.accept(socket)) => match outcome {
                 Ok(Ok(stream)) => Ok(stream),
                 Ok(Err(why)) => Err(TurnedAway::new(Refused::Tls, why)),
                 Err(_) => Err(self.too_slow()),
@@ -437,8 +438,8 @@ async fn read_proxy_header(socket: &mut TcpStream) -> Result<Option<SocketAddr>,
 }
 
 /// Ends a connection so that the other side sees an end, not a fault: with unread bytes on our side, closing would reset
-/// it, and what we said last would be lost on the way.
-async fn let_go<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S) {
+/// it, and what we said last would be lost on the way. Not for longer than its place can be spared.
+async fn let_go<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S, place: &Place) {
     let goodbye = async {
         socket.shutdown().await?;
         let (mut bytes, mut left) = ([0; 1024], LINGER_LEN_MAX);
@@ -450,8 +451,11 @@ async fn let_go<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S) {
         }
         io::Result::Ok(())
     };
+    let must_go = place.must_go();
     // Lost is as good as ended.
-    let _ = time::timeout(LINGER, goodbye).await;
+    let _ = must_go
+        .run_until_cancelled(time::timeout(LINGER, goodbye))
+        .await;
 }
 
 const TOO_MANY: &str = "too many connections of its address";

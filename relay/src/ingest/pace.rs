@@ -1,39 +1,48 @@
-//! How fast one publisher is read: a bucket of a second's bytes. Pure: times are arguments, microseconds.
+//! How fast one publisher is read: a bucket of a second's bytes, or messages. Pure: times are arguments, microseconds.
 
 /// What a publisher may send, as an average of a second.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    bytes_per_second: i64,
-    /// Bytes that it may still send at once; less than none when it was read ahead of its time.
+    per_second: i64,
+    /// What it may still send at once; less than nothing when it was read ahead of its time.
     credit: i64,
     at_us: i64,
 }
 
 impl Pace {
     /// A full bucket.
-    pub fn new(bytes_per_second: u64) -> Self {
-        let bytes_per_second = i64::try_from(bytes_per_second).unwrap_or(i64::MAX).max(1);
+    pub fn new(per_second: u64) -> Self {
+        let per_second = i64::try_from(per_second).unwrap_or(i64::MAX).max(1);
         Self {
-            bytes_per_second,
-            credit: bytes_per_second,
+            per_second,
+            credit: per_second,
             at_us: 0,
         }
     }
 
-    /// So many bytes were read.
-    pub fn spend(&mut self, bytes: usize, now_us: i64) {
+    /// So much was read.
+    pub fn spend(&mut self, amount: usize, now_us: i64) {
         let elapsed_us = now_us.saturating_sub(self.at_us).clamp(0, SECOND_US);
         self.at_us = now_us;
-        let earned = elapsed_us.saturating_mul(self.bytes_per_second) / SECOND_US;
-        let full = self.bytes_per_second;
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.credit = (self.credit.saturating_add(earned).min(full)).saturating_sub(bytes);
+        let earned = elapsed_us.saturating_mul(self.per_second) / SECOND_US;
+        let full = self.per_second;
+        let amount = i64::try_from(amount).unwrap_or(i64::MAX);
+        self.credit = (self.credit.saturating_add(earned).min(full)).saturating_sub(amount);
+    }
+
+    /// Spends one, if there is one now.
+    pub fn take(&mut self, now_us: i64) -> bool {
+        let may = self.waits_until_us().is_none_or(|at_us| at_us <= now_us);
+        if may {
+            self.spend(1, now_us);
+        }
+        may
     }
 
     /// When it may be read again; `None`: now.
     pub fn waits_until_us(&self) -> Option<i64> {
         let debt = self.credit.checked_neg().filter(|debt| *debt > 0)?;
-        let wait_us = debt.saturating_mul(SECOND_US) / self.bytes_per_second;
+        let wait_us = debt.saturating_mul(SECOND_US) / self.per_second;
         Some(self.at_us.saturating_add(wait_us))
     }
 }
@@ -67,6 +76,13 @@ mod tests {
                 "{average} of {rate}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_taken_one_by_one_is_bounded_too() {
+        let mut pace = Pace::new(3);
+        let ms = (0..20_000).filter(|ms| pace.take(ms * 1_000)).count();
+        assert!((60..=64).contains(&ms), "{ms} in 20 s");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use firstmile_shared::{clock, tunnel::control::TrackReport};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time,
+    task, time,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -44,6 +44,11 @@ pub struct Publisher<S> {
     asked: u32,
     input: BytesMut,
     pace: Pace,
+    message_pace: Pace,
+    /// How often something is told of what it sends.
+    told_pace: Pace,
+    /// What it sends, not told yet.
+    tracks: Option<Vec<TrackReport>>,
     /// It was read more slowly than it sends, and that was said.
     is_slowed: bool,
     /// It was asked to leave, whether it understands that or not.
@@ -102,6 +107,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             asked: 0,
             input: BytesMut::new(),
             pace: Pace::new(door.limits.bytes_per_second),
+            message_pace: Pace::new(MESSAGES_PER_SECOND),
+            told_pace: Pace::new(TOLD_PER_SECOND),
+            tracks: None,
             is_slowed: false,
             is_asked_to_leave: false,
             has_begun: false,
@@ -138,9 +146,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                 self.session.deny_publish();
                 // Lost is as good as said: the connection ends.
                 let _ = self.flush().await;
-                let_go(&mut self.socket).await;
+                let_go(&mut self.socket, &self.place).await;
             }
-            End::Refused | End::Mistaken(_) | End::Protocol(_) => let_go(&mut self.socket).await,
+            End::Refused | End::Mistaken(_) | End::Protocol(_) => {
+                let_go(&mut self.socket, &self.place).await;
+            }
+            // Its place is wanted: what can be said at once is.
+            End::MadeRoom => {
+                let _ = time::timeout(Duration::ZERO, self.socket.shutdown()).await;
+            }
             _ => {
                 let _ = time::timeout(LINGER, self.socket.shutdown()).await;
             }
@@ -168,6 +182,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             if self.session.has_shaken_hands() {
                 self.place.has_shaken_hands();
             }
+            let tracks_us = self.tell_tracks();
             self.make_room_to_read();
             let deadline_us = self.session.poll_timeout();
             let pause_us = self.pause();
@@ -189,6 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                     }
                     self.begin()?;
                 }
+                () = sleep_until(tracks_us) => {}
                 () = sleep_until(deadline_us) => self.session.handle_timeout(clock::now_us())?,
             }
         }
@@ -207,12 +223,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
 
     /// Until when it is not read, since it sends more than it may.
     fn pause(&mut self) -> Option<i64> {
-        let until_us = self.pace.waits_until_us()?;
+        let waits = [&self.pace, &self.message_pace].map(Pace::waits_until_us);
+        let until_us = waits.into_iter().flatten().max()?;
         if let Some(publication) = &self.publication
             && !std::mem::replace(&mut self.is_slowed, true)
         {
             let (studio, line) = publication.labels();
-            warn!(studio, line, peer = %self.peer, "the encoder sends more than limits.publisher_bitrate: it is read no faster");
+            let what = match waits {
+                [Some(_), _] => "limits.publisher_bitrate",
+                _ => "4000 messages a second",
+            };
+            warn!(studio, line, peer = %self.peer, "the encoder sends more than {what}: it is read no faster");
         }
         Some(until_us)
     }
@@ -221,6 +242,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     async fn digest(&mut self, shutdown: &CancellationToken) -> Result<(), End> {
         loop {
             let progress = self.session.handle_input(clock::now_us(), &mut self.input);
+            let messages = self.session.take_messages();
+            self.message_pace.spend(messages, clock::now_us());
             self.flush().await?;
             while let Some(event) = self.session.poll_event() {
                 self.handle(event, shutdown).await?;
@@ -232,6 +255,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             if progress? == Progress::NeedsInput {
                 return Ok(());
             }
+            // There may be much more: the other encoders, and the tunnel, have their turn.
+            task::yield_now().await;
         }
     }
 
@@ -272,20 +297,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             }
             Event::Unpublished => {
                 self.place.is_stranger();
+                self.tracks = None;
                 if let Some(publication) = self.publication.take() {
                     self.report_left_out(&publication);
                     publication.end("the encoder stopped");
                 }
             }
             Event::Unsupported(what) => {
-                if let Some((studio, line)) = self.publication.as_ref().map(Publication::labels) {
+                if let Some((studio, line)) = self.publication.as_ref().map(Publication::labels)
+                    && self.told_pace.take(clock::now_us())
+                {
                     warn!(studio, line, peer = %self.peer, sends = what.0, "the encoder sends what can not be played");
                 }
             }
             Event::Tracks(tracks) => {
-                if let Some(publication) = &self.publication {
-                    publication.set_tracks(tracks.iter().map(track_report).collect());
-                }
+                self.tracks = Some(tracks.iter().map(track_report).collect());
             }
             Event::Metadata { encoder } => {
                 debug!(encoder, "the encoder says who it is");
@@ -295,6 +321,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
             }
         }
         Ok(())
+    }
+
+    /// Tells the studio what it sends, if that is news; the answer is when to try again. One that changes its codec with
+    /// every message must not fill the way to the studio with that.
+    fn tell_tracks(&mut self) -> Option<i64> {
+        if self.tracks.is_some() && !self.told_pace.take(clock::now_us()) {
+            return self.told_pace.waits_until_us();
+        }
+        let tracks = self.tracks.take()?;
+        if let Some(publication) = &self.publication {
+            publication.set_tracks(tracks);
+        }
+        None
     }
 
     async fn admit(&mut self, request: PublishRequested) -> Result<Publication, Refusal> {
@@ -344,11 +383,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
     }
 
     async fn flush(&mut self) -> Result<(), End> {
+        let must_go = self.place.must_go();
         while let Some(bytes) = self.session.poll_transmit() {
-            // A peer that sends but never reads must not hold this task for ever.
-            match time::timeout(WRITE_TIMEOUT, self.socket.write_all(&bytes)).await {
-                Ok(written) => written?,
-                Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            let is_stranger = !self.session.is_publishing();
+            let deadline_us = self.session.poll_timeout();
+            // A peer that sends but never reads must not hold this task for ever, nor a stranger his place.
+            tokio::select! {
+                biased;
+                written = time::timeout(WRITE_TIMEOUT, self.socket.write_all(&bytes)) => match written {
+                    Ok(written) => written?,
+                    Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+                },
+                () = must_go.cancelled(), if is_stranger => return Err(End::MadeRoom),
+                () = sleep_until(deadline_us) => self.session.handle_timeout(clock::now_us())?,
             }
         }
         Ok(())
@@ -403,6 +450,13 @@ async fn sleep_until(deadline_us: Option<i64>) {
 }
 
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Messages of one byte each, at `limits.publisher_bitrate`, would take all of a server's time. Six ladders of 60
+/// pictures a second with their sound are a thousand.
+const MESSAGES_PER_SECOND: u64 = 4_000;
+
+/// An encoder says what its tracks are in its first moments.
+const TOLD_PER_SECOND: u64 = 4;
 
 /// An encoder that is started again on its connection by hand gets in at once. One that does nothing else would fill the
 /// log, and the studio's events, with thousands of feeds a second.

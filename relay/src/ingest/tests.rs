@@ -450,7 +450,11 @@ impl Subscriber for Studio {
     fn feed_ended(&self, _line: u32, _publisher: u32, reason: &str) {
         self.texts.lock().unwrap().push(format!("ends: {reason}"));
     }
-    fn tracks(&self, _line: u32, _publisher: u32, _tracks: Vec<TrackReport>) {}
+    fn tracks(&self, _line: u32, _publisher: u32, tracks: Vec<TrackReport>) {
+        let names: Vec<_> = tracks.into_iter().map(|track| track.codec).collect();
+        let text = format!("tracks: {}", names.join(", "));
+        self.texts.lock().unwrap().push(text);
+    }
     fn claims(&self, _line: u32, _claims: Claims) {}
     fn report(&self, _feeds: Vec<FeedReport>) {}
     fn findings(&self, _line: u32, _publisher: u32, _findings: Vec<Finding>) {}

@@ -70,7 +70,8 @@ pub struct PublishRequested {
 pub enum Progress {
     /// All but the beginning of something; more bytes are needed.
     NeedsInput,
-    /// Take out answers and events, or decide on the publish; then call [`Session::handle_input`] again.
+    /// Take out answers and events, or decide on the publish; then call [`Session::handle_input`] again. So it is also
+    /// after some messages, for somebody else's turn.
     Full,
 }
 
@@ -121,6 +122,8 @@ pub struct Session {
     events: VecDeque<Event>,
     /// What is left of an aggregate message.
     aggregate: Option<Aggregate>,
+    /// Messages read since the driver asked.
+    messages: usize,
     connected: Option<Connected>,
     units: Units,
     told: Told,
@@ -196,6 +199,7 @@ impl Session {
             output: BytesMut::new(),
             events: VecDeque::new(),
             aggregate: None,
+            messages: 0,
             connected: None,
             units: Units::default(),
             told: Told::default(),
@@ -239,6 +243,7 @@ impl Session {
         input: &mut BytesMut,
         published_until: &mut usize,
     ) -> Result<Progress, SessionError> {
+        let mut at_once = 0_usize;
         loop {
             if self.stage == Stage::Publishing {
                 *published_until = input.len();
@@ -249,7 +254,7 @@ impl Session {
                     input.clear();
                     return Ok(Progress::NeedsInput);
                 }
-                _ if self.is_full() => return Ok(Progress::Full),
+                _ if self.is_full() || at_once >= MESSAGES_AT_ONCE => return Ok(Progress::Full),
                 Stage::Handshake => {
                     if !self.handshake.advance(input, &mut self.output)? {
                         return Ok(Progress::NeedsInput);
@@ -258,12 +263,18 @@ impl Session {
                 }
                 Stage::Commands | Stage::Publishing => {
                     if let Some(inside) = self.aggregate.as_mut().and_then(Iterator::next) {
+                        self.messages = self.messages.saturating_add(1);
                         self.media(now_us, inside);
-                    } else if let Some(message) = self.decoder.poll(input)? {
-                        self.message(now_us, message)?;
                     } else {
-                        return Ok(Progress::NeedsInput);
+                        let message = self.decoder.poll(input);
+                        let whole = self.decoder.take_messages();
+                        self.messages = self.messages.saturating_add(whole);
+                        let Some(message) = message? else {
+                            return Ok(Progress::NeedsInput);
+                        };
+                        self.message(now_us, message)?;
                     }
+                    at_once = at_once.saturating_add(1);
                 }
             }
         }
@@ -350,6 +361,12 @@ impl Session {
     /// What was left out of this publish.
     pub fn counts(&self) -> Counts {
         self.units.counts()
+    }
+
+    /// Messages read since the last call, those inside aggregates included. A byte can be one: who counts bytes alone
+    /// does not know what an encoder costs.
+    pub fn take_messages(&mut self) -> usize {
+        std::mem::take(&mut self.messages)
     }
 
     /// Memory held for the encoder, bytes: unfinished messages, answers and events that wait. At most
@@ -509,6 +526,9 @@ impl Limits {
 
 /// Encoders use fewer than ten.
 const CHUNK_STREAMS_MAX: usize = 64;
+
+/// Reading pauses after this many messages: some hundred microseconds, of which nobody else has any.
+const MESSAGES_AT_ONCE: usize = 64;
 
 /// Reading stops when this many events wait, ...
 const EVENTS_MAX: usize = 64;

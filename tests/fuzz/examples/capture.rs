@@ -39,7 +39,7 @@ fn main() -> std::io::Result<()> {
             if session.handle_input(0, &mut input).is_err() {
                 break;
             }
-            let mut is_idle = true;
+            let mut is_idle = session.take_messages() == 0;
             while let Some(bytes) = session.poll_transmit() {
                 is_idle = false;
                 socket.write_all(&bytes)?;

@@ -65,7 +65,7 @@ impl Driven {
                 Ok(progress) => progress,
                 Err(error) => return self.note_end(Err(error)),
             };
-            let mut is_taken = false;
+            let mut is_taken = self.session.take_messages() > 0;
             while let Some(bytes) = self.session.poll_transmit() {
                 assert!(!bytes.is_empty());
                 is_taken = true;

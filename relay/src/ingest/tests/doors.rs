@@ -346,8 +346,16 @@ async fn a_tls_handshake_that_never_ends_is_given_up() {
     for mut phone in [silent, slow, endless] {
         phone.read_to_end().await;
     }
+    // One that begins at the last moment gets no more time for it.
+    let mut late = Phone::connect(&relay).await;
+    let began = Instant::now();
+    time::sleep(Duration::from_millis(200)).await;
+    late.socket.write_all(b"\x16\x03\x01\x40\0").await.unwrap();
+    late.read_to_end().await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(480), "{took:?}");
     let metrics = relay.metrics();
-    assert!(metrics.contains("reason=\"too_slow\"} 2"), "{metrics}");
+    assert!(metrics.contains("reason=\"too_slow\"} 3"), "{metrics}");
     assert!(metrics.contains("reason=\"tls\"} 1"), "{metrics}");
     relay.stop().await;
 }

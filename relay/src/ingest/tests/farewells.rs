@@ -131,3 +131,59 @@ async fn a_publisher_that_sends_too_much_is_read_more_slowly_and_loses_nothing()
     );
     relay.stop().await;
 }
+
+/// Each change of a codec is news for the studio and a line in the log; one with every message is neither.
+#[tokio::test]
+async fn an_encoder_that_changes_its_codec_with_every_message_is_told_of_now_and_then() {
+    let mut relay = Relay::start(LIMITS).await;
+    let mut phone = Phone::connect(&relay).await;
+    phone.publish("truck1", "front-camera").await;
+    assert!(phone.is_let_in().await);
+    let codecs: [&[u8]; 2] = [b"\x90vp08", b"\x90vvc1"];
+    let last: [&[u8]; 1] = [AVCC_TAG];
+    for body in codecs.into_iter().cycle().take(500).chain(last) {
+        phone
+            .send(&Message {
+                kind: kind::VIDEO,
+                stream: 1,
+                timestamp: 0,
+                payload: body.to_vec().into(),
+            })
+            .await;
+    }
+    relay.studio.wait_text("tracks: H.264").await;
+    let texts = relay.studio.texts.lock().unwrap().clone();
+    let told = texts.iter().filter(|text| text.contains("tracks")).count();
+    assert!((2..20).contains(&told), "{told}");
+    relay.stop().await;
+}
+
+/// Its answers fill the way to it: it keeps its place for no longer than the time that all have.
+#[tokio::test]
+async fn a_stranger_that_does_not_read_its_answers_is_given_up_in_time() {
+    let limits = Limits {
+        handshake_timeout: Duration::from_millis(500),
+        ..LIMITS
+    };
+    let mut relay = Relay::start(limits).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(2_048).unwrap();
+    let socket = socket.connect(relay.address).await.unwrap();
+    let mut phone = Phone::over(socket);
+    let hello = [&[3][..], &[0; 2 * BLOCK_LEN]].concat();
+    phone.socket.write_all(&hello).await.unwrap();
+    let mut connect = command("connect", 1.0, &[]);
+    let mut body = BytesMut::from(&connect.payload[..connect.payload.len() - 1]);
+    let object = [("capsEx".to_owned(), Value::Null)].into();
+    crate::rtmp::amf0::encode(&Value::Object(object), &mut body);
+    connect.payload = body.freeze();
+    let asked = Instant::now();
+    // Twenty times as much comes back.
+    for _ in 0..400 {
+        phone.send(&connect).await;
+    }
+    relay.wait_connections(0).await;
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    relay.stop().await;
+}

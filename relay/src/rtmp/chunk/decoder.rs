@@ -66,6 +66,8 @@ pub struct Decoder {
     open: Option<OpenChunk>,
     /// Memory of all unfinished messages, bytes.
     unfinished_len: usize,
+    /// Messages since somebody asked.
+    messages: usize,
     first_delta_is_timestamp: bool,
 }
 
@@ -106,6 +108,7 @@ impl Decoder {
             streams: Vec::new(),
             open: None,
             unfinished_len: 0,
+            messages: 0,
             first_delta_is_timestamp: false,
         }
     }
@@ -125,6 +128,11 @@ impl Decoder {
     /// Memory held for unfinished messages, bytes.
     pub fn buffered_bytes(&self) -> usize {
         self.unfinished_len
+    }
+
+    /// Whole messages since the last call, those that are obeyed here included: each is some work, however small it is.
+    pub fn take_messages(&mut self) -> usize {
+        std::mem::take(&mut self.messages)
     }
 
     /// Takes the next whole message out of `input`, or answers `None` when more bytes are needed; then what is left
@@ -308,6 +316,7 @@ impl Decoder {
             .body
             .take_if(|body| body.len() >= stream.header.len)?;
         self.unfinished_len = self.unfinished_len.saturating_sub(body.capacity());
+        self.messages = self.messages.saturating_add(1);
         Some(Message {
             kind: stream.header.kind,
             stream: stream.header.stream,

@@ -283,7 +283,7 @@ fn strangers_are_held_to_time_and_bytes() {
     let mut encoder = Encoder::default();
     encoder.handshake();
     for _ in 0..200 {
-        encoder.send(4, &tag(kind::DATA_AMF0, &[5; 400]));
+        encoder.send(4, &tag(kind::DATA_AMF0, &[5; 900]));
     }
     let mut session = Session::new(0, WITHIN_US, 1);
     let error = session.handle_input(0, &mut encoder.bytes);
@@ -311,6 +311,34 @@ fn strangers_are_held_to_time_and_bytes() {
         Session::new(0, WITHIN_US, 1).handle_input(0, &mut encoder.bytes),
         Err(SessionError::Play)
     );
+}
+
+/// A message can be one byte: a header that repeats the one before, of nothing.
+#[test]
+fn many_small_messages_are_counted_and_give_others_their_turn() {
+    let mut encoder = publishing_encoder();
+    let mut session = Session::new(0, WITHIN_US, 1);
+    drive(&mut session, &mut encoder.bytes);
+    session.accept_publish();
+    session.take_messages();
+    encoder.send(4, &tag(kind::AUDIO, &[]));
+    encoder.bytes.extend_from_slice(&[0xc4; 999]);
+    let mut turns = 1;
+    while session.handle_input(0, &mut encoder.bytes) == Ok(Progress::Full) {
+        turns += 1;
+    }
+    assert_eq!(session.take_messages(), 1_000);
+    assert_eq!(turns, 1 + 1_000 / MESSAGES_AT_ONCE);
+
+    let inside = [8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 11];
+    encoder.send(4, &tag(kind::AGGREGATE, &inside.repeat(500)));
+    while session.handle_input(0, &mut encoder.bytes) == Ok(Progress::Full) {}
+    assert_eq!(session.take_messages(), 1 + 500);
+    // Those that are obeyed at once count, too.
+    encoder.send(4, &tag(kind::ABORT, &[]));
+    encoder.bytes.extend_from_slice(&[0xc4; 99]);
+    while session.handle_input(0, &mut encoder.bytes) == Ok(Progress::Full) {}
+    assert_eq!(session.take_messages(), 100);
 }
 
 /// Nor what it began to say while it published, and never ends: it counts as a stranger's again.
@@ -463,8 +491,9 @@ fn drive(session: &mut Session, input: &mut BytesMut) -> (Vec<Event>, Vec<Comman
         let (had_events, had_bytes) = (events.len(), sent.len());
         events.extend(std::iter::from_fn(|| session.poll_event()));
         sent.extend(std::iter::from_fn(|| session.poll_transmit()).flatten());
-        if progress == Progress::NeedsInput || (events.len(), sent.len()) == (had_events, had_bytes)
-        {
+        let is_idle =
+            session.take_messages() == 0 && (events.len(), sent.len()) == (had_events, had_bytes);
+        if progress == Progress::NeedsInput || is_idle {
             break;
         }
     }
