@@ -184,7 +184,7 @@ async fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
         assert_eq!(tls.look(&mut followed).await, None, "it is said once");
     }
     let written = std::fs::File::create(&file).unwrap();
-    std::io::Write::write_all(&mut &written, &good).unwrap();
+    io::Write::write_all(&mut &written, &good).unwrap();
     written.set_modified(modified).unwrap();
     drop(written);
     assert_eq!(tls.look(&mut followed).await, Some(Ok(())));
