@@ -26,7 +26,7 @@ help:
 	@echo 'make check        format, lints, documentation, dependencies'
 	@echo 'make fuzz         what strangers can send, each target for SECONDS=60; TARGETS="chunk session" for some of them'
 	@echo 'make lab          tunnels on bad links, beside TCP BBR and SRT: an hour, as root; QUICK=1: ten minutes;'
-	@echo '                  ROWS=loss,dip for some rows, REPEAT=1, JSON=file for all figures'
+	@echo '                  ROWS=loss,dip for some rows, REPEAT=1, JSON=target/lab.json for all figures'
 	@echo 'make bench        all measurements; bench-tunnel: CPU and delay of the tunnel at 1, 4 and 50 feeds;'
 	@echo '                  bench-decoder: a decoder in a process of its own beside one in a thread;'
 	@echo '                  bench-slates: CPU of sources that have no picture'
