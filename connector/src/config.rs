@@ -6,8 +6,10 @@
 //! `STATE/lines.toml`.
 
 use std::{
+    num::NonZeroU16,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use firstmile_shared::{
@@ -23,6 +25,7 @@ use crate::{
     lines::{Delay, settings::Format},
     output::OutputKind,
     playout::Slate,
+    tunnel,
 };
 
 /// The program's name: of its state folder, its configuration file and in its messages.
@@ -89,10 +92,13 @@ impl Config {
     }
 
     /// What all connections to relays share.
-    pub fn transport(&self) -> Transport {
-        Transport {
-            congestion: self.tunnel.congestion,
-            segmentation_offload: self.tunnel.segmentation_offload,
+    pub fn tunnels(&self) -> tunnel::Settings {
+        tunnel::Settings {
+            transport: Transport {
+                congestion: self.tunnel.congestion,
+                segmentation_offload: self.tunnel.segmentation_offload,
+            },
+            probe_every: Duration::from_secs(self.tunnel.probe_seconds.get().into()),
         }
     }
 
@@ -251,6 +257,9 @@ pub struct TunnelConfig {
     /// Whether the kernel may cut large sends into packets. Default `true`; some network drivers claim it and can't.
     #[serde(deserialize_with = "config::text")]
     pub segmentation_offload: bool,
+    /// How often UDP is tried again while a tunnel goes over TCP, seconds. Default 60.
+    #[serde(deserialize_with = "config::text")]
+    pub probe_seconds: NonZeroU16,
 }
 
 impl Default for TunnelConfig {
@@ -259,6 +268,7 @@ impl Default for TunnelConfig {
         Self {
             congestion: transport.congestion,
             segmentation_offload: transport.segmentation_offload,
+            probe_seconds: NonZeroU16::new(60).unwrap_or(NonZeroU16::MIN),
         }
     }
 }
@@ -417,7 +427,7 @@ mod tests {
             Some("truck,public")
         );
         assert_eq!(config.ndi.machine_name.as_deref(), Some("2026"));
-        assert_eq!(config.transport().congestion, Congestion::Cubic);
+        assert_eq!(config.tunnels().transport.congestion, Congestion::Cubic);
         assert_eq!(
             config.diagnostics.units.as_deref(),
             Some(Path::new("/tmp/units.csv"))

@@ -274,7 +274,7 @@ pub fn open_tunnels(
     events: &Events,
 ) -> Result<Tunnels, Failure> {
     let (lines, events) = (lines.clone(), events.clone());
-    Tunnels::open(state.path(), lines, config.transport(), events)
+    Tunnels::open(state.path(), lines, config.tunnels(), events)
 }
 
 fn run_file(page: Option<SocketAddr>) -> RunFile {

@@ -64,6 +64,24 @@ use crate::{
 
 pub use self::claims::Claims;
 
+/// What all connections to relays share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// QUIC's.
+    pub transport: Transport,
+    /// How often QUIC is tried again while a tunnel goes over TCP.
+    pub probe_every: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            transport: Transport::default(),
+            probe_every: Duration::from_mins(1),
+        }
+    }
+}
+
 /// How the connection to a relay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -243,7 +261,7 @@ pub struct Tunnels {
 struct Shared {
     identity: Identity,
     lines: Lines,
-    transport: Transport,
+    settings: Settings,
     book: Mutex<Book>,
     /// Counts the changes of the book.
     changes: watch::Sender<u64>,
@@ -261,14 +279,14 @@ impl Tunnels {
     pub fn open(
         state_dir: &Path,
         lines: Lines,
-        transport: Transport,
+        settings: Settings,
         events: Events,
     ) -> Result<Self, Failure> {
         Ok(Self {
             shared: Arc::new(Shared {
                 identity: identity::load(state_dir)?,
                 lines,
-                transport,
+                settings,
                 book: Mutex::new(Book::open(&state_dir.join(BOOK_FILE))?),
                 changes: watch::Sender::new(0),
                 states: Mutex::default(),
@@ -328,10 +346,12 @@ impl Tunnels {
     pub async fn join(&self, token: &JoinToken) -> Result<Joined, JoinError> {
         let shared = &self.shared;
         let dialer = Dialer {
+            https_port: token.https_port,
             addresses: token.addresses.clone(),
             pins: token.pins.clone(),
             identity: shared.identity.clone(),
-            transport: shared.transport,
+            transport: shared.settings.transport,
+            probe_every: shared.settings.probe_every,
         };
         let dialed = dialer.dial(Ways::after(Way::Quic)).await?;
         let address = dialed.address.clone();
@@ -345,6 +365,7 @@ impl Tunnels {
             pins: token.pins.clone(),
             studio: studio.clone(),
             ingest,
+            https_port: token.https_port,
         };
         let shared = shared.clone();
         let stored = tokio::task::spawn_blocking(move || {
@@ -425,6 +446,7 @@ impl Tunnels {
                 id: invited.token,
                 secret: invited.secret,
                 expires_unix: invited.expires_unix,
+                https_port: relay.https_port,
             });
         }
         Ok(tokens)
@@ -504,10 +526,12 @@ async fn keep(shared: &Arc<Shared>, id: Spki, relay: Relay, stop: CancellationTo
     let mut clock = RelayClock::default();
     let mut way = Way::default();
     let dialer = Dialer {
+        https_port: relay.https_port,
         addresses: relay.addresses,
         pins: relay.pins,
         identity: shared.identity.clone(),
-        transport: shared.transport,
+        transport: shared.settings.transport,
+        probe_every: shared.settings.probe_every,
     };
     loop {
         let wait = match attempt(&dialer, &status, &mut clock, &mut way, &stop).await {
@@ -581,7 +605,7 @@ async fn attempt(
     };
     let lines = &status.shared.lines;
     clock.new_path();
-    let mut session = match Session::open(dialed, lines, clock, stop).await {
+    let mut session = match Session::open(dialed, dialer, lines, clock, stop).await {
         Ok(session) => session,
         Err(Ended::Stopped) => return Attempt::Stopped,
         Err(ended) if ended.is_refusal() => return Attempt::Refused(ended.to_string()),
@@ -608,6 +632,7 @@ async fn attempt(
     let (voice, said) = mpsc::channel(VOICE_MAX);
     lock(&status.shared.voices).insert(status.id, voice);
     let ended = session.serve(status, said, stop).await;
+    *way = session.way();
     lock(&status.shared.voices).remove(&status.id);
     match ended {
         Ended::Stopped => Attempt::Stopped,

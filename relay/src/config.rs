@@ -64,7 +64,7 @@ impl Config {
         let mut sentences = Vec::new();
         if self.https.listen != Listen::Off {
             sentences.push(format!(
-                "https.listen = \"{}\" is not served by this version; set it to \"off\"",
+                "https.listen = \"{}\" takes connectors only: this version has no pages there",
                 self.https.listen
             ));
         }
@@ -175,7 +175,8 @@ impl Default for TunnelConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpsConfig {
-    /// The one public TLS listener. Default `off`. Accepted; not served by this version.
+    /// The one public TLS listener, for `[::]:443`. Default `off`. This version takes connectors there whose network lets
+    /// out neither UDP nor the tunnel's port; join tokens made from then on name the port.
     pub listen: Listen,
 }
 

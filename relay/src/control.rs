@@ -111,6 +111,8 @@ pub struct Bound {
     pub rtmps: Option<SocketAddr>,
     /// Connectors.
     pub tunnel: Option<SocketAddr>,
+    /// Connectors, over TCP beside HTTPS.
+    pub https: Option<SocketAddr>,
     /// The API and the metrics.
     pub http: Option<SocketAddr>,
 }
@@ -303,6 +305,7 @@ impl Control {
             id: invitation.id,
             secret: invitation.secret,
             expires_unix: u64::try_from(invitation.expires_unix).unwrap_or(0),
+            https_port: self.https_port(),
         };
         Ok(Invited {
             token: Secret::new(token.encode()),
@@ -319,6 +322,14 @@ impl Control {
             (Some(bound), _) => bound.tunnel.map(|address| address.port()),
             (None, Listen::At { port, .. }) if *port != 0 => Some(*port),
             (None, _) => None,
+        }
+    }
+
+    /// Likewise, where the tunnel is taken beside HTTPS.
+    fn https_port(&self) -> Option<u16> {
+        match &self.shared.bound {
+            Some(bound) => bound.https.map(|address| address.port()),
+            None => (self.shared.config.https.listen.port()).filter(|port| *port != 0),
         }
     }
 

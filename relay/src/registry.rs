@@ -40,7 +40,7 @@ use tracing::info;
 
 use self::{
     drain::Drain,
-    feed::{Decision, Feed, Publisher, Target},
+    feed::{Decision, Feed, Publisher, Target, Turn},
 };
 pub use self::{
     handle::{Publication, Subscription},
@@ -245,6 +245,8 @@ struct Session {
     studio: String,
     connector: Spki,
     outbox: Arc<dyn Subscriber>,
+    /// The older one that it follows.
+    predecessor: Option<u64>,
     /// Its lines on program.
     program: BTreeSet<u32>,
     /// What its studio's feeds should be like.
@@ -312,12 +314,14 @@ impl Registry {
             && of_studio.count() < self.shared.limits.connectors_per_studio
     }
 
-    /// Hands a session the feeds of its lines, those that are live at once, until the answer is dropped.
+    /// Hands a session the feeds of its lines, those that are live at once, until the answer is dropped. `predecessor`:
+    /// the older session that it follows; each feed moves over from it at its next keyframe.
     pub fn subscribe(
         &self,
         studio: &str,
         connector: Spki,
         outbox: Arc<dyn Subscriber>,
+        predecessor: Option<u64>,
     ) -> Subscription {
         let mut table = self.table();
         let id = table.next_subscription;
@@ -331,6 +335,7 @@ impl Registry {
                 studio: studio.to_owned(),
                 connector,
                 outbox,
+                predecessor,
                 program: BTreeSet::new(),
                 show: None,
                 info: SessionInfo::default(),
@@ -618,6 +623,8 @@ impl Table {
                     .filter(|line| line.connector == session.connector)
                     .map(|line| Target {
                         subscription: *id,
+                        predecessor: session.predecessor,
+                        turn: Turn::Sends,
                         connector: session.connector,
                         line: line.line,
                         line_name: line.name.clone(),

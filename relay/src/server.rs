@@ -30,7 +30,7 @@ use crate::{
     metrics::Metrics,
     registry::{Limits, Registry},
     store::{StoreError, StoreThread, sqlite::Sqlite},
-    tunnel::Tunnel,
+    tunnel::{Doors, Tunnel},
 };
 
 /// The relay as a thing that can be started.
@@ -115,6 +115,7 @@ struct Sockets {
     tunnel: Option<std::net::UdpSocket>,
     /// On the port of `tunnel`.
     fallback: Option<std::net::TcpListener>,
+    https: Option<std::net::TcpListener>,
     http: Option<std::net::TcpListener>,
 }
 
@@ -133,6 +134,7 @@ impl Sockets {
             },
             tunnel,
             fallback,
+            https: net::bind_tcp(&config.https.listen, "https.listen")?,
             http: net::bind_tcp(&config.http.listen, "http.listen")?,
         })
     }
@@ -148,6 +150,7 @@ impl Sockets {
             rtmp: tcp(&self.rtmp)?,
             rtmps: tcp(&self.rtmps)?,
             tunnel: tunnel.transpose().map_err(fail)?,
+            https: tcp(&self.https)?,
             http: tcp(&self.http)?,
         })
     }
@@ -384,10 +387,14 @@ impl Parts {
         let Some(socket) = sockets.tunnel.take() else {
             return Ok(());
         };
-        let fallback = (sockets.fallback.take())
-            .map(tokio::net::TcpListener::from_std)
-            .transpose()
-            .map_err(|error| Failure::io(SETTING, &error))?;
+        let listen = |listener: Option<std::net::TcpListener>, setting| {
+            let listener = listener.map(tokio::net::TcpListener::from_std).transpose();
+            listener.map_err(|error| Failure::io(setting, &error))
+        };
+        let doors = Doors {
+            own: listen(sockets.fallback.take(), SETTING)?,
+            https: listen(sockets.https.take(), "https.listen")?,
+        };
         let acceptor = Acceptor::new(&self.identity)
             .map_err(|error| Failure::new(ExitCode::Io, format!("tunnel.listen: {error}")))?;
         let reset_key = ResetKey::load_or_create(&state.join(RESET_KEY_FILE))?;
@@ -407,7 +414,7 @@ impl Parts {
         );
         let shutdown = supervisor.shutdown_token();
         supervisor.spawn("tunnel", async move {
-            tunnel.serve(endpoint, fallback, shutdown).await
+            tunnel.serve(endpoint, doors, shutdown).await
         });
         Ok(())
     }

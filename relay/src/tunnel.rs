@@ -62,8 +62,8 @@ struct Shared {
     queue: scheduler::Limits,
     acceptor: Acceptor,
     admission: Mutex<Admission>,
-    /// The one session of each connector.
-    sessions: Mutex<HashMap<Spki, Link>>,
+    /// The one session of each connector; one that hands its feeds over is not there any more.
+    sessions: Mutex<HashMap<Spki, Seated>>,
 }
 
 impl Tunnel {
@@ -92,11 +92,11 @@ impl Tunnel {
     }
 
     /// Accepts connectors until `shutdown`; then every session says goodbye. See
-    /// [`firstmile_shared::quic::listen`] for the endpoint; `fallback` is for those whom UDP does not reach.
+    /// [`firstmile_shared::quic::listen`] for the endpoint; `doors` are for those whom UDP does not reach.
     pub async fn serve(
         &self,
         endpoint: Endpoint,
-        fallback: Option<TcpListener>,
+        doors: Doors,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut sessions = JoinSet::new();
@@ -110,7 +110,8 @@ impl Tunnel {
                     };
                     self.judge(incoming)
                 }
-                (socket, peer) = accept(fallback.as_ref()) => self.judge_tcp(socket, peer),
+                (socket, peer) = accept(doors.own.as_ref()) => self.judge_tcp(socket, peer),
+                (socket, peer) = accept(doors.https.as_ref()) => self.judge_tcp(socket, peer),
                 // A session that panicked took nothing with it but itself.
                 Some(ended) = sessions.join_next() => {
                     if let Err(error) = ended {
@@ -130,7 +131,7 @@ impl Tunnel {
                 );
             }
         }
-        drop(fallback);
+        drop(doors);
         let goodbye = async { while sessions.join_next().await.is_some() {} };
         if time::timeout(GOODBYE_TIMEOUT, goodbye).await.is_err() {
             sessions.shutdown().await;
@@ -183,6 +184,15 @@ impl Tunnel {
     }
 }
 
+/// Where connectors may come over TCP.
+#[derive(Debug, Default)]
+pub struct Doors {
+    /// The tunnel's own port.
+    pub own: Option<TcpListener>,
+    /// The port of HTTPS, which few networks block; the tunnel is told apart by ALPN.
+    pub https: Option<TcpListener>,
+}
+
 /// The next connection; waits for ever without a listener.
 async fn accept(listener: Option<&TcpListener>) -> (TcpStream, SocketAddr) {
     let Some(listener) = listener else {
@@ -224,22 +234,67 @@ impl Drop for Place {
     }
 }
 
+/// Who has a connector's place at the table.
+#[derive(Debug)]
+struct Seated {
+    link: Link,
+    /// Of the connector's program.
+    run: u64,
+    /// In the registry.
+    subscription: Option<u64>,
+    /// Cancelled when another connection of the same run follows.
+    followed: CancellationToken,
+}
+
 /// A connector's place at the table: one each.
 struct Seat<'a> {
     shared: &'a Shared,
     spki: Spki,
     link: &'a Link,
+    /// The one before stays until its feeds have moved over: its subscription.
+    predecessor: Option<u64>,
+    followed: CancellationToken,
 }
 
 impl<'a> Seat<'a> {
-    /// Takes the place; an older connection of the same connector is closed.
-    fn take(shared: &'a Shared, spki: Spki, link: &'a Link) -> Self {
-        let before = lock(&shared.sessions).insert(spki, link.clone());
+    /// Takes the place. An older connection of the same connector is closed; if it is of the same run of the same program
+    /// and `handover` is asked for, it stays until its feeds have moved.
+    fn take(shared: &'a Shared, spki: Spki, link: &'a Link, run: u64, handover: bool) -> Self {
+        let followed = CancellationToken::new();
+        let seated = Seated {
+            link: link.clone(),
+            run,
+            subscription: None,
+            followed: followed.clone(),
+        };
+        let before = lock(&shared.sessions).insert(spki, seated);
+        let mut predecessor = None;
         if let Some(before) = before {
-            info!("replaces an older connection of the same connector");
-            before.close(Close::Replaced);
+            // A copied identity is another run: two programs with one key must not share feeds.
+            if handover && before.run == run && before.subscription.is_some() {
+                info!("follows an older connection of the same connector");
+                predecessor = before.subscription;
+                before.followed.cancel();
+            } else {
+                info!("replaces an older connection of the same connector");
+                before.link.close(Close::Replaced);
+            }
         }
-        Self { shared, spki, link }
+        Self {
+            shared,
+            spki,
+            link,
+            predecessor,
+            followed,
+        }
+    }
+
+    fn set_subscription(&self, id: u64) {
+        if let Some(seated) = lock(&self.shared.sessions).get_mut(&self.spki)
+            && seated.link.is_same(self.link)
+        {
+            seated.subscription = Some(id);
+        }
     }
 }
 
@@ -248,7 +303,7 @@ impl Drop for Seat<'_> {
         let mut sessions = lock(&self.shared.sessions);
         if sessions
             .get(&self.spki)
-            .is_some_and(|now| now.is_same(self.link))
+            .is_some_and(|now| now.link.is_same(self.link))
         {
             sessions.remove(&self.spki);
         }

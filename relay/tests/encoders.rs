@@ -212,7 +212,7 @@ impl Relay {
         let limits = LimitsConfig::default();
         let registry = Registry::new(directory, metrics.clone(), (&limits).into());
         let studio = Arc::new(Studio::default());
-        let subscription = registry.subscribe("truck1", spki, studio.clone());
+        let subscription = registry.subscribe("truck1", spki, studio.clone(), None);
 
         let listener = net::bind_tcp(&Listen::at("127.0.0.1", 0), "rtmp.listen");
         let rtmp = RtmpIngest::new(listener.unwrap().unwrap(), (&limits).into()).unwrap();

@@ -1,13 +1,13 @@
 //! The join token: the one line of text that enrols a connector.
 //!
 //! ```text
-//! "fm1." base64url( addresses | pins | studio | id | secret | expires (u64) | later fields ... | check (4 bytes) )
+//! "fm1." base64url( addresses | pins | studio | id | secret | expires (u64) | https port (u16) | later ... | check (4 bytes) )
 //! ```
 //!
 //! `addresses` and `pins` are a count (u8) and that many entries; a text is a length (u8) and its bytes; a pin is
 //! 32 bytes; integers are big-endian. `check` is the start of the SHA-256 of everything before it: a token that
 //! lost a character on its way through a messenger is told apart from one that the relay refuses. Bytes between
-//! `expires` and `check` belong to later versions and are ignored.
+//! the port (0: none; tokens of the first version end before it) and `check` belong to later versions and are ignored.
 //!
 //! No I/O, no clock.
 
@@ -31,6 +31,8 @@ pub struct JoinToken {
     pub secret: Secret,
     /// Seconds since 1970; the relay's clock decides.
     pub expires_unix: u64,
+    /// The TCP port, of the same hosts, where the relay takes the tunnel beside HTTPS.
+    pub https_port: Option<u16>,
 }
 
 /// Why a text is not a join token. All are a matter of copying it again (exit code 2).
@@ -91,6 +93,7 @@ impl JoinToken {
         put_text(&mut bytes, &self.id);
         put_text(&mut bytes, self.secret.expose());
         bytes.extend_from_slice(&self.expires_unix.to_be_bytes());
+        bytes.extend_from_slice(&self.https_port.unwrap_or(0).to_be_bytes());
         let check = check(&bytes);
         bytes.extend_from_slice(&check);
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
@@ -129,6 +132,8 @@ impl JoinToken {
         let id = take_text(bytes, "name")?;
         let secret = Secret::new(take_text(bytes, "secret")?);
         let expires_unix = take::<8>(bytes, "end time").map(u64::from_be_bytes)?;
+        // Earlier versions end here.
+        let https_port = take::<2>(bytes, "port").map_or(0, u16::from_be_bytes);
         Ok(Self {
             addresses,
             pins,
@@ -136,6 +141,7 @@ impl JoinToken {
             id,
             secret,
             expires_unix,
+            https_port: (https_port != 0).then_some(https_port),
         })
     }
 }
@@ -252,6 +258,7 @@ mod tests {
             id: "k3v9".into(),
             secret: Secret::new("correct-horse"),
             expires_unix: 1_800_000_000,
+            https_port: Some(443),
         }
     }
 
@@ -332,6 +339,7 @@ mod tests {
             pins in prop::collection::vec(any::<[u8; 32]>(), 1..3),
             texts in prop::collection::vec("[a-zA-Z0-9-]{1,40}", 3),
             expires_unix in any::<u64>(),
+            https_port in any::<u16>(),
         ) {
             let token = JoinToken {
                 addresses,
@@ -340,6 +348,7 @@ mod tests {
                 id: texts[1].clone(),
                 secret: Secret::new(texts[2].clone()),
                 expires_unix,
+                https_port: (https_port != 0).then_some(https_port),
             };
             prop_assert_eq!(JoinToken::parse(&token.encode()), Ok(token));
         }

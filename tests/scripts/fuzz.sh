@@ -21,7 +21,7 @@ if ! "$CARGO" fuzz --version >/dev/null 2>&1; then
 	fi
 	PATH=$tools/bin:$PATH
 fi
-targets=${*:-handshake chunk amf tags session conversation unit control}
+targets=${*:-handshake chunk amf tags session conversation unit control frame}
 fuzz="--fuzz-dir tests/fuzz --sanitizer none --target-dir target/fuzz"
 mkdir -p target/fuzz/logs
 

@@ -263,6 +263,7 @@ async fn connectors(tunnel: SocketAddr, used: JoinToken) -> anyhow::Result<()> {
         name: "thief".into(),
         software: "thief".into(),
         session: 1,
+        handover: false,
     };
     for (peer, message, wanted) in [(530, &enrol, Close::Token), (531, &hello, Close::Unknown)] {
         let mut guest = dial(peer).await?;
@@ -295,6 +296,7 @@ async fn deaf_connector(
         name: "deaf".into(),
         software: "deaf".into(),
         session: 1,
+        handover: false,
     };
     guest.say(&enrol).await?;
     guest.say(&hello).await?;

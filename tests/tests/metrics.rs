@@ -251,6 +251,7 @@ async fn strangers(rtmp: SocketAddr, tunnel: SocketAddr, used: &JoinToken) -> an
             name: "thief".into(),
             software: "thief".into(),
             session: 1,
+            handover: false,
         },
         FromConnector::Enrol {
             token: used.id.clone(),
@@ -335,6 +336,7 @@ async fn deaf_studio(
             name: "deaf".into(),
             software: "deaf".into(),
             session: 1,
+            handover: false,
         })
         .await?;
     let key = StreamKey::generate(&SystemRandom::new());

@@ -107,6 +107,7 @@ mod tests {
             id: "t1".into(),
             secret: Secret::new("0123456789abcdef"),
             expires_unix: 1_800_000_000,
+            https_port: None,
         };
         let text = token.encode();
         let (head, tail) = text.split_at(40);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use firstmile_shared::{quic::Transport, secret::StreamKey};
+use firstmile_shared::secret::StreamKey;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -53,7 +53,7 @@ impl Fixture {
         let tunnels = Tunnels::open(
             folder.path(),
             lines.clone(),
-            Transport::default(),
+            crate::tunnel::Settings::default(),
             events.clone(),
         )
         .unwrap();

@@ -20,6 +20,9 @@ pub(super) struct Relay {
     /// Where encoders find it, as it said last: addresses of lines must not change while it is away.
     #[serde(default)]
     pub(super) ingest: IngestAddresses,
+    /// Where it takes the tunnel beside HTTPS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) https_port: Option<u16>,
 }
 
 impl Relay {
@@ -41,8 +44,15 @@ impl Relay {
 
     /// Whether a connection made for the one serves the other.
     pub(super) fn is_dialled_like(&self, other: &Self) -> bool {
-        (&self.addresses, &self.pins, &self.studio)
-            == (&other.addresses, &other.pins, &other.studio)
+        let dialled = |relay: &Self| {
+            (
+                relay.addresses.clone(),
+                relay.pins.clone(),
+                relay.studio.clone(),
+                relay.https_port,
+            )
+        };
+        dialled(self) == dialled(other)
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -148,6 +158,7 @@ mod tests {
             pins: vec![Spki([pin; 32])],
             studio: "truck1".to_owned(),
             ingest: IngestAddresses::default(),
+            https_port: None,
         }
     }
 

@@ -27,8 +27,12 @@ use super::link::{Link, Way};
 pub(super) struct Dialer {
     pub(super) addresses: Vec<String>,
     pub(super) pins: Vec<Spki>,
+    /// Where the relay takes the tunnel beside HTTPS: a port that few networks block.
+    pub(super) https_port: Option<u16>,
     pub(super) identity: Identity,
     pub(super) transport: Transport,
+    /// How often QUIC is tried again from TCP.
+    pub(super) probe_every: Duration,
 }
 
 /// A connection to the right relay, not yet greeted.
@@ -44,9 +48,16 @@ pub(super) struct Dialed {
 pub(super) enum Ways {
     /// QUIC, and TCP so much later.
     Both { tcp_after: Duration },
+    /// To come back from TCP.
+    QuicOnly,
 }
 
 impl Ways {
+    /// All at once: nobody knows which is open.
+    pub(super) const AT_ONCE: Self = Self::Both {
+        tcp_after: Duration::ZERO,
+    };
+
     /// All, as the last connection to this relay suggests.
     pub(super) const fn after(last: Way) -> Self {
         let tcp_after = match last {
@@ -85,9 +96,14 @@ impl Dialer {
         let mut failures = Failures::default();
         let sockets = resolve(&self.addresses, &mut failures).await;
         let start = Instant::now();
-        let mut quic = Queue::new(&sockets, Way::Quic, start);
-        let Ways::Both { tcp_after } = ways;
-        let mut tcp = Queue::new(&sockets, Way::Tcp, start + tcp_after);
+        let mut quic = Queue::new(sockets.iter().cloned(), Way::Quic, start);
+        let mut tcp = match ways {
+            Ways::Both { tcp_after } => {
+                let sockets = sockets.iter().flat_map(|socket| self.tcp_ports(socket));
+                Queue::new(sockets, Way::Tcp, start + tcp_after)
+            }
+            Ways::QuicOnly => Queue::new([].into_iter(), Way::Tcp, start),
+        };
         let mut attempts: JoinSet<Result<Dialed, Failed>> = JoinSet::new();
         let mut quic_attempts = quic.candidates.len();
         let deadline = start + DIAL_TIMEOUT;
@@ -130,6 +146,19 @@ impl Dialer {
     }
 }
 
+impl Dialer {
+    /// The port beside HTTPS first, then the tunnel's own.
+    fn tcp_ports(&self, (address, socket): &(String, SocketAddr)) -> Vec<(String, SocketAddr)> {
+        let beside = (self.https_port).filter(|port| *port != socket.port());
+        let own = (address.clone(), *socket);
+        beside
+            .map(|port| (address.clone(), SocketAddr::new(socket.ip(), port)))
+            .into_iter()
+            .chain([own])
+            .collect()
+    }
+}
+
 /// What is yet to be tried one way.
 struct Queue {
     candidates: VecDeque<Candidate>,
@@ -137,10 +166,14 @@ struct Queue {
 }
 
 impl Queue {
-    fn new(sockets: &[(String, SocketAddr)], way: Way, next_at: Instant) -> Self {
-        let candidates = sockets.iter().map(|(address, socket)| Candidate {
-            address: address.clone(),
-            socket: *socket,
+    fn new(
+        sockets: impl Iterator<Item = (String, SocketAddr)>,
+        way: Way,
+        next_at: Instant,
+    ) -> Self {
+        let candidates = sockets.map(|(address, socket)| Candidate {
+            address,
+            socket,
             way,
         });
         Self {
@@ -264,10 +297,13 @@ async fn attempt(candidate: Candidate, dialer: Dialer) -> Result<Dialed, Failed>
         Err(_) if way == Way::Tcp => "no answer (TCP)".to_owned(),
         Err(_) => NO_ANSWER.to_owned(),
     };
+    let is_own_port = address.ends_with(&format!(":{}", socket.port()));
     let shown = if address == socket.to_string() {
         address
-    } else {
+    } else if is_own_port {
         format!("{address} ({})", socket.ip())
+    } else {
+        format!("{address} ({socket})")
     };
     let wrong_pin = pins.wrong_pin();
     Err(Failed {
@@ -366,8 +402,10 @@ mod tests {
         let dialer = Dialer {
             addresses: addresses.to_vec(),
             pins: vec![Spki([0; 32])],
+            https_port: None,
             identity: Identity::ephemeral().unwrap(),
             transport: Transport::default(),
+            probe_every: Duration::from_mins(1),
         };
         let error = dialer
             .dial(Ways::after(Way::Quic))

@@ -9,7 +9,7 @@ use firstmile_shared::{
 };
 use quinn::{ConnectionError, ReadError, WriteError};
 
-use super::is_final;
+use super::{dial::DialError, is_final};
 
 /// A modem that lost its cell needs a new connection sooner than QUIC gives up the old one.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(2);
@@ -20,6 +20,9 @@ pub(super) enum Ended {
     /// On purpose.
     #[error("stopped")]
     Stopped,
+    /// No address led to it.
+    #[error(transparent)]
+    Dial(#[from] DialError),
     /// The relay said why: its sentence.
     #[error("{message}")]
     Refused {
@@ -66,6 +69,7 @@ impl Ended {
         match self {
             Self::Refused { close, .. } => close.is_none_or(is_final),
             Self::Closed(close) => close.is_some_and(is_final),
+            Self::Dial(error) => matches!(error, DialError::WrongPin(_)),
             Self::Stopped
             | Self::Silent
             | Self::NoWelcome

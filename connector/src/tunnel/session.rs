@@ -1,5 +1,6 @@
 //! One connection to one relay, from the first word to the last.
 
+mod follow;
 mod hear;
 
 use std::{
@@ -11,6 +12,7 @@ use std::{
 };
 
 use firstmile_shared::{
+    backoff::Backoff,
     clock, os, quic,
     secret::from_hex,
     token::JoinToken,
@@ -30,11 +32,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use self::follow::{Former, Successor, next_of_former, next_opened};
 use super::{
-    Status,
+    RETRY_MAX, RETRY_MIN, Status,
     colleague::InviteAsk,
-    dial::Dialed,
-    ended::{Ended, SILENCE_MAX},
+    dial::{Dialed, Dialer},
+    ended::Ended,
     link::{Arrival, Link, Way},
     receiver::LostUnit,
     relay_clock::RelayClock,
@@ -78,6 +81,18 @@ pub(super) async fn enrol(
 /// A session that was welcomed.
 pub(super) struct Session<'a> {
     link: Link,
+    /// Why `link` is gone, while `successor` may still come.
+    gone: Option<Ended>,
+    dialer: &'a Dialer,
+    successor: Option<Successor>,
+    former: Option<Former>,
+    /// When the next second connection is tried, if one is wanted.
+    next_dial: Instant,
+    backoff: Backoff,
+    /// How often QUIC is tried again from TCP.
+    probe_every: Duration,
+    /// Nothing came for so long that a second connection is wanted.
+    is_silent: bool,
     address: String,
     lines: &'a Lines,
     sets: watch::Receiver<Arc<LineSet>>,
@@ -88,6 +103,8 @@ pub(super) struct Session<'a> {
     heard: Instant,
     /// Line and publisher of what is live here.
     feeds: BTreeSet<(u32, u32)>,
+    /// Of those, what the relay has not named again since the connection is another one.
+    unconfirmed: BTreeSet<(u32, u32)>,
     /// By line: who has it.
     infos: BTreeMap<u32, FeedInfo>,
     /// By line: how much lag of its encoder was accepted, milliseconds.
@@ -116,13 +133,14 @@ impl<'a> Session<'a> {
     /// Says hello and waits for the welcome.
     pub(super) async fn open(
         dialed: Dialed,
+        dialer: &'a Dialer,
         lines: &'a Lines,
         clock: &'a mut RelayClock,
         stop: &CancellationToken,
     ) -> Result<Self, Ended> {
         let Dialed { mut link, address } = dialed;
         let welcome = stop
-            .run_until_cancelled(time::timeout(WELCOME_TIMEOUT, hello(&mut link)))
+            .run_until_cancelled(time::timeout(WELCOME_TIMEOUT, hello(&mut link, false)))
             .await
             .map_or(Err(Ended::Stopped), |welcome| {
                 welcome.unwrap_or(Err(Ended::NoWelcome))
@@ -131,6 +149,15 @@ impl<'a> Session<'a> {
             Ok(welcome) => {
                 let session = Self {
                     link,
+                    gone: None,
+                    dialer,
+                    successor: None,
+                    former: None,
+                    // It may have been a relay in its first moment.
+                    next_dial: Instant::now() + PROBE_FIRST.min(dialer.probe_every),
+                    backoff: Backoff::new(RETRY_MIN, RETRY_MAX),
+                    probe_every: dialer.probe_every,
+                    is_silent: false,
                     address,
                     lines,
                     sets: lines.watch(),
@@ -140,6 +167,7 @@ impl<'a> Session<'a> {
                     ingest: welcome.ingest,
                     heard: Instant::now(),
                     feeds: BTreeSet::new(),
+                    unconfirmed: BTreeSet::new(),
                     infos: BTreeMap::new(),
                     accepted: BTreeMap::new(),
                     losers: BTreeMap::new(),
@@ -217,20 +245,22 @@ impl<'a> Session<'a> {
         let mut look = time::interval(TALLY_INTERVAL);
         look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         self.sets.mark_changed();
-        if let Some(format) = self.lines.show_format() {
-            self.link.say(&FromConnector::Show { format });
-        }
+        self.say_show();
         loop {
             tokio::select! {
                 biased;
                 () = &mut stopping => return Ended::Stopped,
                 _ = heartbeat.tick() => {
-                    if self.heard.elapsed() > SILENCE_MAX {
-                        return Ended::Silent;
-                    }
+                    self.look_after(status);
                     self.link.ping();
                 }
-                arrival = self.link.next() => {
+                opened = next_opened(&mut self.successor, self.heard) => {
+                    if let Some(ended) = self.followed(opened, status) {
+                        return ended;
+                    }
+                }
+                arrival = next_of_former(&mut self.former) => self.hear_former(arrival),
+                arrival = self.link.next(), if self.gone.is_none() => {
                     let ended = match arrival {
                         Ok(Arrival::Message(message)) => self.hear(message, status),
                         Ok(Arrival::Pong(pong)) => {
@@ -241,7 +271,10 @@ impl<'a> Session<'a> {
                             self.unit(answer);
                             None
                         }
-                        Err(ended) => Some(self.last_words(ended)),
+                        Err(ended) => {
+                            let ended = self.last_words(ended);
+                            self.lost(ended)
+                        }
                     };
                     if let Some(ended) = ended {
                         return ended;
@@ -264,6 +297,12 @@ impl<'a> Session<'a> {
                 }
                 _ = measure.tick() => self.measure(status),
             }
+        }
+    }
+
+    fn say_show(&mut self) {
+        if let Some(format) = self.lines.show_format() {
+            self.link.say(&FromConnector::Show { format });
         }
     }
 
@@ -328,7 +367,10 @@ impl<'a> Session<'a> {
     fn unit(&mut self, answer: Result<Unit, LostUnit>) {
         self.heard = Instant::now();
         match answer {
-            Ok(unit) => self.deliver(unit, clock::now_us()),
+            Ok(unit) => {
+                self.has_moved(unit.line);
+                self.deliver(unit, clock::now_us());
+            }
             Err(LostUnit::GivenUp) => {}
             Err(LostUnit::Invalid(UnitError::UnknownCodec {
                 line,
@@ -393,6 +435,10 @@ impl Early {
     pub(super) fn take(&mut self) -> VecDeque<(Unit, i64)> {
         std::mem::take(self).units
     }
+
+    fn into_units(self) -> VecDeque<(Unit, i64)> {
+        self.units
+    }
 }
 
 /// What the relay said at the beginning.
@@ -405,7 +451,8 @@ struct Welcome {
     early: Early,
 }
 
-async fn hello(link: &mut Link) -> Result<Welcome, Ended> {
+/// `handover`: an older connection still delivers, and its feeds move over at their next keyframe.
+async fn hello(link: &mut Link, handover: bool) -> Result<Welcome, Ended> {
     // By the time the first unit comes, the relay's clock is known.
     link.ping();
     link.say(&FromConnector::Hello {
@@ -413,6 +460,7 @@ async fn hello(link: &mut Link) -> Result<Welcome, Ended> {
         name: os::host_name(),
         software: SOFTWARE.to_owned(),
         session: session_id(),
+        handover,
     });
     let (mut pongs, mut early) = (Vec::new(), Early::default());
     loop {
@@ -456,6 +504,9 @@ fn session_id() -> u64 {
 }
 
 const SOFTWARE: &str = concat!("firstmile-connector ", env!("CARGO_PKG_VERSION"));
+
+/// UDP that was lost for a moment only is soon found again.
+const PROBE_FIRST: Duration = Duration::from_secs(5);
 
 /// One is asked for.
 const PONGS_MAX: usize = 4;

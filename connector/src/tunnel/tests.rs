@@ -74,6 +74,7 @@ impl FakeRelay {
             id: "t1".into(),
             secret: Secret::new("s3cret"),
             expires_unix: u64::MAX,
+            https_port: None,
         }
     }
 
@@ -209,7 +210,7 @@ impl Studio {
         let tunnels = Tunnels::open(
             folder.path(),
             lines.clone(),
-            Transport::default(),
+            Settings::default(),
             Events::open(folder.path()),
         )
         .unwrap();
@@ -245,6 +246,7 @@ impl Studio {
             pins: token.pins,
             studio: token.studio,
             ingest: IngestAddresses::default(),
+            https_port: None,
         };
         lock(&self.tunnels.shared.book).add(relay).unwrap();
         self.tunnels.shared.changes.send_modify(|n| *n += 1);

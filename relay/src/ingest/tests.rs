@@ -338,7 +338,7 @@ impl Relay {
             },
         );
         let studio = Arc::new(Studio::default());
-        let subscription = registry.subscribe("truck1", connector, studio.clone());
+        let subscription = registry.subscribe("truck1", connector, studio.clone(), None);
 
         let listener = net::bind_tcp(&Listen::at("127.0.0.1", 0), "rtmp.listen")
             .unwrap()

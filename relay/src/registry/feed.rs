@@ -67,6 +67,9 @@ struct Vacancy {
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) subscription: u64,
+    /// The older session of the same connector that it follows.
+    pub(super) predecessor: Option<u64>,
+    pub(super) turn: Turn,
     pub(super) connector: Spki,
     pub(super) line: u32,
     pub(super) line_name: String,
@@ -74,6 +77,17 @@ pub(super) struct Target {
     pub(super) is_on_program: bool,
     pub(super) show: Option<ShowFormat>,
     pub(super) outbox: Arc<dyn Subscriber>,
+}
+
+/// Which of two sessions of one connector gets the units of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It does.
+    Sends,
+    /// From the next keyframe on.
+    Waits,
+    /// Not any more.
+    Over,
 }
 
 /// What became of a publisher that asked.
@@ -141,6 +155,7 @@ impl Feed {
         let is_on_program = targets.iter().any(|target| target.is_on_program);
         self.arbiter.set_program(is_on_program, now_us);
         let old = std::mem::replace(&mut self.targets, targets);
+        self.take_turns(&old);
         if self.told != Claims::default() {
             for target in &self.targets {
                 if !contains(&old, target) {
@@ -241,9 +256,14 @@ impl Feed {
             }
             publisher.waits_for_keyframe = false;
         }
+        let is_start = publisher::is_keyframe(&unit) || publisher.video.is_none();
         if self.targets.is_empty() {
             return self.metrics.dropped(Dropped::NoConnector, 1);
         }
+        if is_start {
+            self.hand_over();
+        }
+        let publisher = &mut self.publishers[index];
         if self
             .targets
             .iter()
@@ -260,19 +280,63 @@ impl Feed {
             queued_us: 0,
             access_unit: unit,
         };
-        let Some((last, others)) = self.targets.split_last() else {
+        let mut targets = self.targets.iter().filter(|it| it.turn == Turn::Sends);
+        let Some(first) = targets.next() else {
             return;
         };
-        for target in others {
+        for target in targets {
             target.outbox.deliver(Unit {
                 line: target.line,
                 ..unit.clone()
             });
         }
-        last.outbox.deliver(Unit {
-            line: last.line,
+        first.outbox.deliver(Unit {
+            line: first.line,
             ..unit
         });
+    }
+
+    /// Whose turn it was stays so; who follows a session that sends waits for a keyframe.
+    fn take_turns(&mut self, old: &[Target]) {
+        let sends: Vec<_> = (self.targets.iter())
+            .map(|target| {
+                let before = old.iter().find(|old| old.is_same_line(target));
+                before.map(|old| old.turn)
+            })
+            .collect();
+        let is_there = |subscription| {
+            let mut targets = self.targets.iter().zip(&sends);
+            targets.any(|(target, turn)| {
+                target.subscription == subscription && *turn == Some(Turn::Sends)
+            })
+        };
+        let turns: Vec<_> = (self.targets.iter().zip(&sends))
+            .map(|(target, before)| match before {
+                Some(turn @ (Turn::Sends | Turn::Over)) => *turn,
+                // One that is gone can't be waited for.
+                Some(Turn::Waits) | None if target.predecessor.is_some_and(is_there) => Turn::Waits,
+                Some(Turn::Waits) | None => Turn::Sends,
+            })
+            .collect();
+        for (target, turn) in self.targets.iter_mut().zip(turns) {
+            target.turn = turn;
+        }
+    }
+
+    /// A keyframe comes: those who wait for it get everything from it on, and those whom they follow nothing more.
+    fn hand_over(&mut self) {
+        let mut followed = Vec::new();
+        for target in &mut self.targets {
+            if target.turn == Turn::Waits {
+                target.turn = Turn::Sends;
+                followed.extend(target.predecessor);
+            }
+        }
+        for target in &mut self.targets {
+            if followed.contains(&target.subscription) {
+                target.turn = Turn::Over;
+            }
+        }
     }
 
     /// A publisher left; the next one that is held moves up. `true` when it was still there.

@@ -96,6 +96,11 @@ pub struct Subscription {
 }
 
 impl Subscription {
+    /// Its number, for the one that follows it.
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
     /// What the lists show of the session.
     pub fn describe(&self, info: SessionInfo) {
         if let Some(session) = self.registry.table().subscriptions.get_mut(&self.id) {

@@ -114,7 +114,9 @@ impl Stage {
 
     fn connect(&self, studio: &str, connector: Spki) -> (Subscription, Arc<Notebook>) {
         let notebook = Arc::new(Notebook::default());
-        let subscription = self.registry.subscribe(studio, connector, notebook.clone());
+        let subscription = self
+            .registry
+            .subscribe(studio, connector, notebook.clone(), None);
         (subscription, notebook)
     }
 

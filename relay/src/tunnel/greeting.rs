@@ -31,6 +31,10 @@ pub(super) struct Guest {
     pub(super) record: ConnectorRecord,
     /// Its program and version, as it says.
     pub(super) software: String,
+    /// The run of its program.
+    pub(super) run: u64,
+    /// An older connection of this run still delivers.
+    pub(super) handover: bool,
 }
 
 /// Why nobody was welcomed.
@@ -152,7 +156,11 @@ async fn talk(
                 }
             },
             FromConnector::Hello {
-                version, software, ..
+                version,
+                software,
+                session: run,
+                handover,
+                ..
             } => {
                 if version < VERSION {
                     return refuse(words, Close::Version, Close::Version.sentence().to_owned())
@@ -178,7 +186,12 @@ async fn talk(
                     ingest: shared.ingest.clone(),
                 };
                 words.writer.say(&welcome).await?;
-                return Ok(Guest { record, software });
+                return Ok(Guest {
+                    record,
+                    software,
+                    run,
+                    handover,
+                });
             }
             FromConnector::Bye { .. } => return Err(GreetingError::Left),
             // Before the welcome they mean nothing.

@@ -154,11 +154,15 @@ async fn welcome(
     let record = &guest.record;
     let transport = link.transport();
     info!(studio = record.studio, connector = %record.spki, name = record.name, transport, software = printable(&guest.software), "connector is here");
-    let _seat = Seat::take(shared, record.spki, link);
+    let seat = Seat::take(shared, record.spki, link, guest.run, guest.handover);
     let outbox = Arc::new(Outbox::new(shared.queue));
-    let subscription = shared
-        .registry
-        .subscribe(&record.studio, record.spki, outbox.clone());
+    let subscription = shared.registry.subscribe(
+        &record.studio,
+        record.spki,
+        outbox.clone(),
+        seat.predecessor,
+    );
+    seat.set_subscription(subscription.id());
     subscription.describe(SessionInfo {
         name: record.name.clone(),
         software: printable(&guest.software),
@@ -168,6 +172,7 @@ async fn welcome(
     });
     let mut session = Session {
         link,
+        followed: seat.followed.clone(),
         directory: &shared.directory,
         ingest: &shared.ingest,
         record: guest.record.clone(),
@@ -187,6 +192,8 @@ async fn welcome(
 
 struct Session<'a> {
     link: &'a Link,
+    /// Cancelled when another connection takes the feeds over.
+    followed: CancellationToken,
     directory: &'a Directory,
     ingest: &'a IngestAddresses,
     record: ConnectorRecord,
@@ -207,6 +214,11 @@ impl Session<'_> {
         let mut revocations = self.directory.revocations();
         let mut closed = pin!(link.closed());
         let mut stopping = pin!(shutdown.cancelled());
+        let followed = self.followed.clone();
+        let mut handed_over = pin!(async {
+            followed.cancelled().await;
+            time::sleep(HANDOVER_MAX).await;
+        });
         let mut datagram = pin!(link.read_datagram());
         let mut measure = time::interval(MEASURE_INTERVAL);
         loop {
@@ -215,6 +227,7 @@ impl Session<'_> {
                 biased;
                 error = &mut closed => return error.into(),
                 () = &mut stopping => return Ended::Shutdown,
+                () = &mut handed_over => return Lost::Ordered(Close::Replaced).into(),
                 bytes = &mut datagram => {
                     match bytes {
                         Ok(bytes) => answer_ping(link, &bytes),
@@ -565,6 +578,9 @@ const STORE_RETRY: Duration = Duration::from_secs(5);
 
 /// Ten tokens in one go would only fill the table.
 const INVITE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A connector says goodbye to the connection before sooner.
+const HANDOVER_MAX: Duration = Duration::from_secs(15);
 
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(300);
 

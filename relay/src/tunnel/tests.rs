@@ -77,12 +77,14 @@ impl Relay {
             scheduler::Limits::default(),
             Acceptor::new(&identity).unwrap(),
         );
-        let fallback = TcpListener::bind(address).await.unwrap();
+        let doors = Doors {
+            own: Some(TcpListener::bind(address).await.unwrap()),
+            https: None,
+        };
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         #[expect(clippy::disallowed_methods, reason = "joined by Relay::stop")]
-        let served =
-            tokio::spawn(async move { tunnel.serve(endpoint, Some(fallback), token).await });
+        let served = tokio::spawn(async move { tunnel.serve(endpoint, doors, token).await });
         Self {
             directory,
             registry,
@@ -219,6 +221,7 @@ impl Peer {
             name: "vmix-pc".into(),
             software: "test 1".into(),
             session: 1,
+            handover: false,
         })
         .await;
     }

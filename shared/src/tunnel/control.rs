@@ -45,6 +45,10 @@ pub enum FromConnector {
         software: String,
         /// The same for all connections of one run of the program.
         session: u64,
+        /// An older connection of the same `session` still delivers: its feeds move over, each at its next keyframe.
+        /// Without it the older one is closed.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        handover: bool,
     },
     /// A full snapshot of this connector's lines; it replaces the one before. Answer: `declared`.
     Declare {

@@ -221,6 +221,7 @@ fn control_messages_are_those_of_the_code() {
             name: String::new(),
             software: String::new(),
             session: 0,
+            handover: true,
         },
         FromConnector::Declare {
             generation: 0,

@@ -66,6 +66,7 @@ impl Studio {
                 name: "bench".into(),
                 software: "bench-tunnel".into(),
                 session: 1,
+                handover: false,
             })
             .await?;
         let salt = loop {

@@ -56,35 +56,7 @@ impl Session<'_> {
                     self.report(&feed, status);
                 }
             }
-            FromRelay::Dropped {
-                line,
-                publisher,
-                from_seq,
-                to_seq,
-                video,
-                audio,
-                disposable,
-                reason,
-            } => {
-                debug!(
-                    line,
-                    from_seq,
-                    to_seq,
-                    video,
-                    audio,
-                    ?reason,
-                    "left out by the relay"
-                );
-                if let Some(handle) = self.lines.handle(line) {
-                    let left_out = LeftOut {
-                        from_seq,
-                        to_seq,
-                        video,
-                        disposable,
-                    };
-                    handle.dropped(publisher, left_out);
-                }
-            }
+            dropped @ FromRelay::Dropped { .. } => self.hear_of_drops(dropped),
             FromRelay::Tracks {
                 line,
                 publisher,
@@ -95,6 +67,10 @@ impl Session<'_> {
                 refused,
             } => {
                 debug!(generation, "lines declared");
+                for (line, publisher) in std::mem::take(&mut self.unconfirmed) {
+                    let reason = "it left while the relay was not heard".to_owned();
+                    self.feed_ended(line, publisher, reason, status);
+                }
                 status.update(|snapshot| snapshot.declared = Some(generation));
                 let refusals: Vec<_> = refused.into_iter().map(|line| line.message).collect();
                 remark(status, printable(&refusals.join("; ")));
@@ -134,6 +110,41 @@ impl Session<'_> {
             FromRelay::Welcome { .. } | FromRelay::Enrolled { .. } => {}
         }
         None
+    }
+
+    /// What the relay left out; it may be the word of the connection before.
+    pub(super) fn hear_of_drops(&self, message: FromRelay) {
+        let FromRelay::Dropped {
+            line,
+            publisher,
+            from_seq,
+            to_seq,
+            video,
+            audio,
+            disposable,
+            reason,
+        } = message
+        else {
+            return;
+        };
+        debug!(
+            line,
+            from_seq,
+            to_seq,
+            video,
+            audio,
+            ?reason,
+            "left out by the relay"
+        );
+        if let Some(handle) = self.lines.handle(line) {
+            let left_out = LeftOut {
+                from_seq,
+                to_seq,
+                video,
+                disposable,
+            };
+            handle.dropped(publisher, left_out);
+        }
     }
 
     fn feed_info(&self, publisher: u32, encoder: &str, agent: &str, peer: &str) -> FeedInfo {
@@ -212,6 +223,15 @@ impl Session<'_> {
     }
 
     pub(super) fn feed_started(&mut self, line: u32, feed: FeedInfo, status: &Status) {
+        self.unconfirmed.retain(|(of, _)| *of != line);
+        if self.feeds.contains(&(line, feed.publisher)) {
+            // The connection is another one, the feed is not.
+            self.infos.insert(line, feed.clone());
+            if let Some(handle) = self.lines.handle(line) {
+                handle.feed_started(feed);
+            }
+            return;
+        }
         // One for each line, and only lines that there are: a relay can name any number.
         self.feeds.retain(|(of, _)| *of != line);
         self.forget(line, status);

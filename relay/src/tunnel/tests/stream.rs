@@ -40,7 +40,11 @@ impl TcpPeer {
 
     /// A connector of "truck1" that declared one line of [`KEY`] with this delay.
     async fn studio(relay: &Relay, delay_ms: u32) -> Self {
-        let mut peer = Self::dial(relay, &Identity::ephemeral().unwrap()).await;
+        Self::studio_of(relay, &Identity::ephemeral().unwrap(), delay_ms).await
+    }
+
+    async fn studio_of(relay: &Relay, identity: &Identity, delay_ms: u32) -> Self {
+        let mut peer = Self::dial(relay, identity).await;
         let invitation = relay.invite().await;
         peer.say(&FromConnector::Enrol {
             token: invitation.id.clone(),
@@ -82,6 +86,7 @@ impl TcpPeer {
             name: "vmix-pc".into(),
             software: "test 1".into(),
             session: 1,
+            handover: false,
         })
         .await;
     }
@@ -340,5 +345,81 @@ async fn the_longest_message_goes_in_several_frames() {
         studio.hear().await,
         FromRelay::Declared { generation: 2, .. }
     ));
+    relay.stop().await;
+}
+
+/// The way back from TCP to QUIC: nothing comes twice, nothing is missing.
+#[tokio::test]
+async fn a_second_connection_of_one_run_takes_each_feed_over_at_its_next_keyframe() {
+    let relay = Relay::start().await;
+    let identity = Identity::ephemeral().unwrap();
+    let mut first = TcpPeer::studio_of(&relay, &identity, 600).await;
+    let mut publication = relay.publish();
+    let FromRelay::FeedStarted { publisher, .. } = first.hear().await else {
+        panic!("no feed");
+    };
+    publication.deliver(picture(0, true, 500), clock::now_us());
+    assert_eq!(first.unit().await.seq, 0);
+
+    let mut second = Peer::dial(&relay, &identity).await;
+    let hello = |session| FromConnector::Hello {
+        version: 1,
+        name: "vmix-pc".into(),
+        software: "test 1".into(),
+        session,
+        handover: true,
+    };
+    second.say(&hello(1)).await;
+    assert!(matches!(second.hear().await, FromRelay::Welcome { .. }));
+    assert!(matches!(
+        second.hear().await,
+        FromRelay::FeedStarted { publisher: same, .. } if same == publisher
+    ));
+    publication.deliver(picture(1, false, 500), clock::now_us());
+    publication.deliver(sound(1), clock::now_us());
+    assert_eq!(first.unit().await.seq.max(first.unit().await.seq), 2);
+    publication.deliver(picture(2, true, 500), clock::now_us());
+    publication.deliver(sound(2), clock::now_us());
+    let got = [second.unit().await.seq, second.unit().await.seq];
+    assert_eq!(got.iter().sum::<u64>(), 3 + 4, "{got:?}");
+    publication.deliver(picture(3, false, 500), clock::now_us());
+    assert_eq!(second.unit().await.seq, 5);
+    let more = time::timeout(Duration::from_millis(100), first.next()).await;
+    assert!(more.is_err(), "nothing for both: {more:?}");
+
+    // Another run of a program with the same key is a copy: they do not share.
+    let mut copy = Peer::dial(&relay, &identity).await;
+    copy.say(&hello(2)).await;
+    assert!(matches!(copy.hear().await, FromRelay::Welcome { .. }));
+    assert_eq!(second.closed().await, Close::Replaced);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_feed_moves_at_once_from_a_connection_that_is_gone() {
+    let relay = Relay::start().await;
+    let identity = Identity::ephemeral().unwrap();
+    let first = TcpPeer::studio_of(&relay, &identity, 600).await;
+    let mut publication = relay.publish();
+    publication.deliver(picture(0, true, 500), clock::now_us());
+    let mut second = Peer::dial(&relay, &identity).await;
+    second
+        .say(&FromConnector::Hello {
+            version: 1,
+            name: "vmix-pc".into(),
+            software: "test 1".into(),
+            session: 1,
+            handover: true,
+        })
+        .await;
+    assert!(matches!(second.hear().await, FromRelay::Welcome { .. }));
+    drop(first);
+    let since = time::Instant::now();
+    while relay.registry.connectors_len() > 1 {
+        assert!(since.elapsed() < WAIT);
+        time::sleep(Duration::from_millis(5)).await;
+    }
+    publication.deliver(sound(1), clock::now_us());
+    assert_eq!(second.unit().await.seq, 1, "sound needs no keyframe");
     relay.stop().await;
 }
