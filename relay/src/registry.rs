@@ -60,6 +60,8 @@ pub trait Subscriber: fmt::Debug + Send + Sync {
     fn set_delay(&self, line: u32, delay_ms: u32);
     /// A unit, with the connector's own line number.
     fn deliver(&self, unit: Unit);
+    /// What a publisher has sent since its newest keyframe, before this session was there.
+    fn restore(&self, units: Vec<Unit>);
     /// No more units of this publisher; `reason` is one clause for the operator.
     fn feed_ended(&self, line: u32, publisher: u32, reason: &str);
     /// Who else uses the line's key.

@@ -275,6 +275,7 @@ impl Subscriber for Studio {
     fn deliver(&self, unit: Unit) {
         self.units.lock().unwrap().push(unit.access_unit);
     }
+    fn restore(&self, _: Vec<Unit>) {}
     fn feed_ended(&self, _line: u32, _publisher: u32, reason: &str) {
         let text = format!("ends: {reason}");
         self.texts.lock().unwrap().push(text);

@@ -447,6 +447,7 @@ impl Subscriber for Studio {
     fn deliver(&self, unit: Unit) {
         self.units.lock().unwrap().push(unit);
     }
+    fn restore(&self, _: Vec<Unit>) {}
     fn feed_ended(&self, _line: u32, _publisher: u32, reason: &str) {
         self.texts.lock().unwrap().push(format!("ends: {reason}"));
     }

@@ -163,6 +163,7 @@ impl Feed {
                 }
             }
         }
+        let mut newcomers = Vec::new();
         if let Some(live) = self.live.and_then(|number| self.publisher(number)) {
             for gone in old.iter().filter(|old| !contains(&self.targets, old)) {
                 gone.outbox
@@ -170,11 +171,25 @@ impl Feed {
             }
             for target in &self.targets {
                 match old.iter().find(|old| old.is_same_line(target)) {
-                    None => announce(target, live),
+                    None => {
+                        announce(target, live);
+                        // Who follows a session that sends gets everything from the next keyframe on.
+                        if target.turn == Turn::Sends {
+                            newcomers.push((target.line, target.outbox.clone()));
+                        }
+                    }
                     Some(old) if old.delay_ms != target.delay_ms => {
                         target.outbox.set_delay(target.line, target.delay_ms);
                     }
                     Some(_) => {}
+                }
+            }
+        }
+        if let Some(live) = self.live.and_then(|number| self.index(number)) {
+            for (line, outbox) in newcomers {
+                let units = self.publishers[live].since_keyframe(line);
+                if !units.is_empty() {
+                    outbox.restore(units);
                 }
             }
         }
@@ -257,7 +272,13 @@ impl Feed {
             publisher.waits_for_keyframe = false;
         }
         let is_start = publisher::is_keyframe(&unit) || publisher.video.is_none();
+        let timed = Timed {
+            unit: unit.clone(),
+            ingest_us,
+            baseline_us,
+        };
         if self.targets.is_empty() {
+            publisher.keep(timed, None);
             return self.metrics.dropped(Dropped::NoConnector, 1);
         }
         if is_start {
@@ -271,10 +292,12 @@ impl Feed {
         {
             self.metrics.late();
         }
+        let seq = publisher.next_seq();
+        publisher.keep(timed, Some(seq));
         let unit = Unit {
             line: 0,
             publisher: publisher.number,
-            seq: publisher.next_seq(),
+            seq,
             ingest_us,
             baseline_us,
             queued_us: 0,

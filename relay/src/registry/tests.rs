@@ -49,6 +49,11 @@ impl Subscriber for Notebook {
     fn deliver(&self, unit: Unit) {
         self.write(format!("line {} unit {}", unit.line, unit.seq));
     }
+    fn restore(&self, units: Vec<Unit>) {
+        for unit in units {
+            self.write(format!("line {} unit {} again", unit.line, unit.seq));
+        }
+    }
     fn feed_ended(&self, line: u32, _publisher: u32, reason: &str) {
         self.write(format!("line {line} ends: {reason}"));
     }
@@ -170,9 +175,36 @@ async fn a_feed_reaches_its_own_studio_only_whoever_comes_first() {
         early.read(),
         [starts, "line 1 unit 0", "line 1 unit 1", ends]
     );
-    assert_eq!(late.read(), [starts, "line 1 unit 1", ends]);
+    assert_eq!(
+        late.read(),
+        [starts, "line 1 unit 0 again", "line 1 unit 1", ends],
+        "who comes late begins with the newest keyframe"
+    );
     assert_eq!(other.read(), [""; 0]);
     assert_eq!(stage.publish("truck3", 7).unwrap_err(), Refusal::UnknownKey);
+}
+
+#[tokio::test]
+async fn what_came_while_nobody_was_there_is_numbered_when_somebody_comes() {
+    let stage = Stage::new().await;
+    let mut encoder = stage.publish("truck1", 7).unwrap();
+    let picture = |n: i64, keyframe| AccessUnit {
+        keyframe,
+        config: None,
+        ..unit(n * 40_000)
+    };
+    for (n, keyframe) in [(0, true), (1, false), (2, true), (3, false)] {
+        encoder.deliver(picture(n, keyframe), clock::now_us());
+    }
+    let (_first, first) = stage.connect("truck1", stage.truck1);
+    encoder.deliver(picture(4, false), clock::now_us());
+    let (_second, second) = stage.connect("truck1", stage.truck1);
+    let again = |seq| format!("line 1 unit {seq} again");
+    assert_eq!(
+        first.read()[1..],
+        [again(0), again(1), "line 1 unit 2".to_owned()]
+    );
+    assert_eq!(second.read()[1..], [again(0), again(1), again(2)]);
 }
 
 #[tokio::test]

@@ -97,6 +97,17 @@ impl Outbox {
         self.notify.notify_one();
     }
 
+    /// What a publisher has sent since its newest keyframe, to a session that has just come.
+    pub fn restore(&self, units: Vec<Unit>) {
+        let now_us = clock::now_us();
+        let mut queues = self.queues();
+        for unit in units {
+            queues.scheduler.restore(unit, now_us);
+        }
+        drop(queues);
+        self.notify.notify_one();
+    }
+
     /// No more units of this publisher; what is queued still goes out. `reason` is one clause for the operator.
     pub fn feed_ended(&self, line: u32, publisher: u32, reason: &str) {
         self.send(&FromRelay::FeedEnded {
@@ -179,6 +190,10 @@ impl Subscriber for Outbox {
 
     fn deliver(&self, unit: Unit) {
         self.deliver(unit);
+    }
+
+    fn restore(&self, units: Vec<Unit>) {
+        self.restore(units);
     }
 
     fn feed_ended(&self, line: u32, publisher: u32, reason: &str) {

@@ -227,6 +227,16 @@ impl Scheduler {
 
     /// Takes a unit in. Older ones, or this one, may be dropped for it.
     pub fn push(&mut self, unit: Unit, now_us: i64) {
+        self.take_in(unit, false, now_us);
+    }
+
+    /// Takes a unit in that came before this queue was there: one of what a feed has sent since its newest keyframe. A
+    /// picture that later ones need is never too late, so that the next one can be decoded.
+    pub fn restore(&mut self, unit: Unit, now_us: i64) {
+        self.take_in(unit, true, now_us);
+    }
+
+    fn take_in(&mut self, unit: Unit, restored: bool, now_us: i64) {
         let number = unit.line;
         let before = self.line(number).bytes();
         let Self {
@@ -240,7 +250,7 @@ impl Scheduler {
             return;
         };
         line.expire(now_us, report);
-        line.push(unit, now_us, turns, report);
+        line.push(unit, restored, now_us, turns, report);
         line.expire(now_us, report);
         while line.bytes() > limits.line_bytes_max || line.units() > limits.line_units_max {
             line.drop_one(report);

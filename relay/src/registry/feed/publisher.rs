@@ -8,7 +8,10 @@ use std::{
 use firstmile_shared::{
     media::{AccessUnit, Codec, MediaKind},
     takeover::{ASK_AFTER_US, Challenger, Incumbent, Look},
-    tunnel::control::{Claim, Finding, ShowFormat, TrackReport},
+    tunnel::{
+        control::{Claim, Finding, ShowFormat, TrackReport},
+        unit::Unit,
+    },
 };
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +62,7 @@ pub(in crate::registry) struct Publisher {
     /// Since when it has sent media and the incumbent has not.
     alone_since_us: Option<i64>,
     bytes_since_tick: u64,
-    /// What came since its newest keyframe, while it is held.
+    /// What came since its newest keyframe: for when it gets the line, and for connectors that come later.
     kept: Kept,
     /// It was given the line in the middle of a GOP.
     pub(super) waits_for_keyframe: bool,
@@ -83,7 +86,8 @@ pub(super) struct Timed {
 /// What came since a keyframe, as far as it fits.
 #[derive(Debug, Default)]
 struct Kept {
-    units: Vec<Timed>,
+    /// With its number, if it has one.
+    units: Vec<(Timed, Option<u64>)>,
     bytes: usize,
 }
 
@@ -318,8 +322,9 @@ impl Publisher {
         }
     }
 
-    /// Keeps what has come since its newest keyframe, so that it has a picture at once when it gets the line.
-    pub(super) fn keep(&mut self, timed: Timed) {
+    /// Keeps what has come since its newest keyframe, so that it has a picture at once when it gets the line, or when
+    /// another connector comes. `seq`: its number, if there was somebody to have it.
+    pub(super) fn keep(&mut self, timed: Timed, seq: Option<u64>) {
         let unit = &timed.unit;
         if is_keyframe(unit) {
             self.kept = Kept::default();
@@ -327,7 +332,7 @@ impl Publisher {
             return;
         }
         self.kept.bytes += unit.payload.len();
-        self.kept.units.push(timed);
+        self.kept.units.push((timed, seq));
         if self.kept.bytes > KEPT_BYTES_MAX || self.kept.units.len() > KEPT_UNITS_MAX {
             // A GOP as long as that is of no use: it can't be caught up with.
             self.kept = Kept::default();
@@ -336,12 +341,34 @@ impl Publisher {
 
     /// How old the keyframe is that was kept.
     pub(super) fn kept_for_us(&self, now_us: i64) -> Option<i64> {
-        let keyframe = self.kept.units.first()?;
+        let (keyframe, _) = self.kept.units.first()?;
         Some(now_us.saturating_sub(keyframe.ingest_us))
     }
 
     pub(super) fn take_kept(&mut self) -> Vec<Timed> {
-        std::mem::take(&mut self.kept).units
+        let units = std::mem::take(&mut self.kept).units;
+        units.into_iter().map(|(timed, _)| timed).collect()
+    }
+
+    /// What came since its newest keyframe, with its number: it gets one now if nobody was there to have it.
+    pub(super) fn since_keyframe(&mut self, line: u32) -> Vec<Unit> {
+        let (number, seq) = (self.number, &mut self.seq);
+        let mut next = || {
+            *seq += 1;
+            *seq - 1
+        };
+        let units = self.kept.units.iter_mut();
+        units
+            .map(|(timed, seq)| Unit {
+                line,
+                publisher: number,
+                seq: *seq.get_or_insert_with(&mut next),
+                ingest_us: timed.ingest_us,
+                baseline_us: timed.baseline_us,
+                queued_us: 0,
+                access_unit: timed.unit.clone(),
+            })
+            .collect()
     }
 
     /// It lost the line and is held from now on.
@@ -349,6 +376,8 @@ impl Publisher {
         // The operator knows of it: no need to wait before asking.
         self.came_us = now_us.saturating_sub(ASK_AFTER_US);
         self.alone_since_us = None;
+        // It was sent already.
+        self.kept = Kept::default();
         self.is_asked = true;
     }
 

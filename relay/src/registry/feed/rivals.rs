@@ -41,7 +41,7 @@ impl Feed {
         let is_start = is_keyframe(&timed.unit);
         let incumbent_us = incumbent.map_or(i64::MIN, |index| self.publishers[index].last_media_us);
         let publisher = &mut self.publishers[index];
-        publisher.keep(timed);
+        publisher.keep(timed, None);
         publisher.note_alone(incumbent_us, now_us);
         let publisher = &self.publishers[index];
         let number = publisher.number;

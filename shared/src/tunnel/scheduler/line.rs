@@ -207,8 +207,16 @@ impl Line {
     }
 
     /// Queues a unit, unless it can't be decoded, came in too old to be shown, or the line is thinned.
-    pub(super) fn push(&mut self, unit: Unit, now_us: i64, turns: &Turns, report: &mut Report) {
-        let ticket = self.ticket(&unit, report);
+    pub(super) fn push(
+        &mut self,
+        unit: Unit,
+        restored: bool,
+        now_us: i64,
+        turns: &Turns,
+        report: &mut Report,
+    ) {
+        let mut ticket = self.ticket(&unit, report);
+        ticket.restored = restored && ticket.is_reference();
         let queued = Queued { unit, ticket };
         self.usage.came(&ticket, queued.weight());
         let sends = if self.is_thinned() {

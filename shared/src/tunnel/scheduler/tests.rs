@@ -81,6 +81,26 @@ fn the_urgent_goes_first() {
 }
 
 #[test]
+fn what_is_restored_is_never_too_late_if_later_pictures_need_it() {
+    let mut scheduler = scheduler(Limits::default());
+    let now_us = 2_000_000;
+    for (seq, kind) in (0..).zip("Kapbp".chars()) {
+        let at_us = i64::try_from(seq).unwrap() * STEP_US;
+        scheduler.restore(unit(1, seq, kind, at_us, 100), now_us);
+    }
+    scheduler.push(unit(1, 5, 'p', now_us, 100), now_us);
+    let got: String = std::iter::from_fn(|| scheduler.pop(now_us))
+        .map(|outgoing| kind(&outgoing))
+        .collect();
+    assert_eq!(got, "Kppp");
+    assert_eq!(
+        scheduler.totals().late,
+        2,
+        "the sound, and what nobody needs"
+    );
+}
+
+#[test]
 fn what_is_late_is_not_sent() {
     // (what came, ms after the last unit, what still goes, dropped late, dropped because it needs one of those)
     for (sent, later_ms, goes, late, orphans) in [
