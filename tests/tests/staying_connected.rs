@@ -1,6 +1,10 @@
 //! A studio whose network lets no UDP through, or only sometimes: the feeds come by the way that is left.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use firstmile_tests::{
     forwarder::Forwarder,
@@ -221,5 +225,58 @@ fn a_relay_that_dies_under_a_tcp_tunnel_is_found_again() -> anyhow::Result<()> {
     studio.wait_relay("dialing")?;
     forwarder.let_tcp(true);
     studio.wait_connected()?;
+    Ok(())
+}
+
+/// The relay moves to another machine, and its name with it.
+#[test]
+fn a_relay_whose_name_leads_elsewhere_is_found_there() -> anyhow::Result<()> {
+    // The names are those of the tests' own namespace.
+    if std::env::var_os("FIRSTMILE_NETNS").is_none() {
+        return Ok(());
+    }
+    let mut show = Show::start()?;
+    let hosts = show.folder().join("hosts");
+    let point = |address: &str| -> anyhow::Result<()> {
+        let known = "127.0.0.1 localhost\n::1 localhost\n";
+        Ok(fs::write(&hosts, format!("{known}{address} relay.test\n"))?)
+    };
+    point("127.0.0.1")?;
+    let mounted = Command::new("mount")
+        .args(["--bind", &hosts.display().to_string(), "/etc/hosts"])
+        .status()?;
+    assert!(mounted.success(), "{mounted}");
+    let port = show.relay().address("tunnel")?.port();
+    let studio = show.connector("studio", OutputKind::Null)?;
+    let invite = [
+        "invite",
+        "truck1",
+        "--address",
+        &format!("relay.test:{port}"),
+    ];
+    let token = show.relay().command(&invite, "")?.success()?;
+    studio.join(token.trim_end())?.success()?;
+    studio.wait_connected()?;
+
+    show.relay_mut().kill()?;
+    let moved = format!("127.0.0.7:{port}");
+    (show.relay_mut()).set("FIRSTMILE_RELAY__TUNNEL__LISTEN", &moved);
+    show.relay_mut().restart()?;
+    point("127.0.0.7")?;
+    let since = Instant::now();
+    wait_for("the connector at the relay's new address", PATIENCE, || {
+        let printed = (show.relay())
+            .command(&["status", "--json"], "")?
+            .success()?;
+        let status: Value = serde_json::from_str(&printed)?;
+        let is_there = status["connectors"] == 1;
+        Ok(if is_there { Ok(()) } else { Err(status) })
+    })?;
+    note(
+        "the relay's name leads elsewhere, found there after",
+        since.elapsed(),
+    );
+    let unmounted = Command::new("umount").arg("/etc/hosts").status()?;
+    assert!(unmounted.success(), "{unmounted}");
     Ok(())
 }

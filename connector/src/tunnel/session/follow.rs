@@ -74,6 +74,14 @@ impl Successor {
         }
     }
 
+    /// Whether it is better to wait for it than to dial anew: a probe looks for one way only.
+    const fn is_promising(&self) -> bool {
+        matches!(
+            (self.why, &self.stage),
+            (Why::Silence, _) | (_, Stage::Greeting(_))
+        )
+    }
+
     /// Cancel-safe; not to be called again after an answer.
     async fn next(&mut self, is_needed: impl Fn() -> bool) -> Result<Opened, Ended> {
         if let Stage::Dialing(dialing) = &mut self.stage {
@@ -305,8 +313,8 @@ impl Session<'_> {
 
     /// The connection in use is gone. `None`: another may follow it.
     pub(super) fn lost(&mut self, ended: Ended) -> Option<Ended> {
-        let is_awaited = self.successor.is_some() && !matches!(ended, Ended::Stopped);
-        let is_final = matches!(&ended, Ended::Refused { .. });
+        let is_awaited = (self.successor.as_ref()).is_some_and(Successor::is_promising);
+        let is_final = matches!(&ended, Ended::Refused { .. } | Ended::Stopped);
         if !is_awaited || is_final {
             return Some(ended);
         }
