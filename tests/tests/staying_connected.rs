@@ -34,6 +34,8 @@ impl Stage {
         let mut studio = show.connector("studio", OutputKind::Null)?;
         studio.program_mut().stop()?;
         (studio.program_mut()).set("FIRSTMILE_CONNECTOR__TUNNEL__PROBE_SECONDS", "2");
+        // Longer than a heartbeat, after which the other port is known.
+        (studio.program_mut()).set("FIRSTMILE_CONNECTOR__DELAY", "600");
         studio.program_mut().restart()?;
         let address = forwarder.address().to_string();
         let invite = ["invite", "truck1", "--address", &address];
