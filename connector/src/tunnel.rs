@@ -353,9 +353,9 @@ impl Tunnels {
             transport: shared.settings.transport,
             probe_every: shared.settings.probe_every,
         };
-        let dialed = dialer.dial(Ways::after(Way::Quic)).await?;
-        let address = dialed.address.clone();
-        let (studio, ingest) = session::enrol(dialed, token).await?;
+        let reached = dialer.dial(Ways::after(Way::Quic)).await?;
+        let address = reached.address.clone();
+        let (studio, ingest) = session::enrol(reached, token).await?;
         info!(studio, relay = address, "joined");
         // The one that answered is the best, whatever the token says.
         let mut addresses = token.addresses.clone();
@@ -592,10 +592,10 @@ async fn attempt(
     way: &mut Way,
     stop: &CancellationToken,
 ) -> Attempt {
-    let dialed = dialer.dial(Ways::after(*way));
-    let dialed = match stop.run_until_cancelled(dialed).await {
+    let reached = dialer.dial(Ways::after(*way));
+    let reached = match stop.run_until_cancelled(reached).await {
         None => return Attempt::Stopped,
-        Some(Ok(dialed)) => dialed,
+        Some(Ok(reached)) => reached,
         Some(Err(error @ DialError::WrongPin(_))) => return Attempt::Refused(error.to_string()),
         Some(Err(error @ DialError::Unreachable { .. })) => {
             // Perhaps it is another network by now.
@@ -605,7 +605,7 @@ async fn attempt(
     };
     let lines = &status.shared.lines;
     clock.new_path();
-    let mut session = match Session::open(dialed, dialer, lines, clock, stop).await {
+    let mut session = match Session::open(reached, dialer, lines, clock, stop).await {
         Ok(session) => session,
         Err(Ended::Stopped) => return Attempt::Stopped,
         Err(ended) if ended.is_refusal() => return Attempt::Refused(ended.to_string()),

@@ -217,6 +217,10 @@ struct Stranger {
 }
 
 /// How it came.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of them at a time for each peer, on its way to its task"
+)]
 enum Door {
     Quic(Incoming),
     Tcp(TcpStream),

@@ -2,7 +2,7 @@
 //! and modems do: let no UDP through, give a connection another port, go silent.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     thread::{self, JoinHandle},
@@ -140,7 +140,7 @@ async fn datagrams(front: UdpSocket, mut rules: watch::Receiver<Rules>) {
     let mut ways: HashMap<SocketAddr, (Arc<UdpSocket>, AbortHandle)> = HashMap::new();
     let mut home = JoinSet::new();
     let mut ports = rules.borrow().ports;
-    let mut packet = [0; 65_536];
+    let mut packet = vec![0; 65_536];
     loop {
         let got = tokio::select! {
             got = front.recv_from(&mut packet) => got,
@@ -164,17 +164,18 @@ async fn datagrams(front: UdpSocket, mut rules: watch::Receiver<Rules>) {
         if !now.udp {
             continue;
         }
-        if !ways.contains_key(&studio) {
-            let Ok(out) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else {
-                continue;
-            };
-            let out = Arc::new(out);
-            let reader = home.spawn(back(out.clone(), front.clone(), studio, rules.clone()));
-            ways.insert(studio, (out, reader));
-        }
-        if let Some((out, _)) = ways.get(&studio) {
-            let _ = out.send_to(&packet[..len], now.relay).await;
-        }
+        let (out, _) = match ways.entry(studio) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let Ok(out) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else {
+                    continue;
+                };
+                let out = Arc::new(out);
+                let reader = home.spawn(back(out.clone(), front.clone(), studio, rules.clone()));
+                new.insert((out, reader))
+            }
+        };
+        let _ = out.send_to(&packet[..len], now.relay).await;
     }
 }
 
@@ -184,7 +185,7 @@ async fn back(
     studio: SocketAddr,
     rules: watch::Receiver<Rules>,
 ) {
-    let mut packet = [0; 65_536];
+    let mut packet = vec![0; 65_536];
     loop {
         // A port that nobody listens at is told of as an error of the socket.
         let Ok((len, from)) = out.recv_from(&mut packet).await else {

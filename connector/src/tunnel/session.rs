@@ -49,10 +49,10 @@ use crate::{
 
 /// Redeems a token on a fresh connection; the answer is the studio.
 pub(super) async fn enrol(
-    dialed: Dialed,
+    reached: Dialed,
     token: &JoinToken,
 ) -> Result<(String, IngestAddresses), Ended> {
-    let Dialed { mut link, .. } = dialed;
+    let Dialed { mut link, .. } = reached;
     let words = async {
         link.say(&FromConnector::Enrol {
             token: token.id.clone(),
@@ -132,13 +132,13 @@ impl fmt::Debug for Session<'_> {
 impl<'a> Session<'a> {
     /// Says hello and waits for the welcome.
     pub(super) async fn open(
-        dialed: Dialed,
+        reached: Dialed,
         dialer: &'a Dialer,
         lines: &'a Lines,
         clock: &'a mut RelayClock,
         stop: &CancellationToken,
     ) -> Result<Self, Ended> {
-        let Dialed { mut link, address } = dialed;
+        let Dialed { mut link, address } = reached;
         let welcome = stop
             .run_until_cancelled(time::timeout(WELCOME_TIMEOUT, hello(&mut link, false)))
             .await

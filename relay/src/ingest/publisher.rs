@@ -291,7 +291,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
                     Err(Refusal::UnknownKey) => self.session.refuse_publish(),
                     Err(Refusal::ByStudio) => self.session.deny_publish(),
                     Err(Refusal::Draining | Refusal::Full | Refusal::TooOften) => {
-                        self.session.close()
+                        self.session.close();
                     }
                 }
             }

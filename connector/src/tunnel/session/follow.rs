@@ -223,7 +223,7 @@ impl Session<'_> {
         self.former = is_alive.then(|| Former {
             link: before,
             since: Instant::now(),
-            moved: Default::default(),
+            moved: BTreeSet::default(),
             done: None,
             has_said_bye: false,
         });
@@ -275,7 +275,7 @@ impl Session<'_> {
     pub(super) fn hear_former(&mut self, arrival: Result<Arrival, Ended>) {
         match arrival {
             Ok(Arrival::Unit(Ok(unit))) => self.deliver(unit, clock::now_us()),
-            Ok(Arrival::Message(message)) => self.hear_of_drops(message),
+            Ok(Arrival::Message(message)) => self.hear_of_drops(&message),
             Ok(Arrival::Pong(_) | Arrival::Unit(Err(_))) => {}
             Err(ended) => {
                 debug!(reason = %ended, "the connection before is over");

@@ -56,7 +56,7 @@ impl Session<'_> {
                     self.report(&feed, status);
                 }
             }
-            dropped @ FromRelay::Dropped { .. } => self.hear_of_drops(dropped),
+            dropped @ FromRelay::Dropped { .. } => self.hear_of_drops(&dropped),
             FromRelay::Tracks {
                 line,
                 publisher,
@@ -113,8 +113,8 @@ impl Session<'_> {
     }
 
     /// What the relay left out; it may be the word of the connection before.
-    pub(super) fn hear_of_drops(&self, message: FromRelay) {
-        let FromRelay::Dropped {
+    pub(super) fn hear_of_drops(&self, message: &FromRelay) {
+        let &FromRelay::Dropped {
             line,
             publisher,
             from_seq,

@@ -30,16 +30,14 @@ impl Starts {
         if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.iter().any(known(address)) {
             address = None;
         }
-        let index = match self.addresses.iter().position(known(address)) {
-            Some(index) => index,
-            None => {
-                self.addresses.push(Recent {
-                    address,
-                    until_us: now_us,
-                });
-                self.addresses.len() - 1
-            }
-        };
+        let at = self.addresses.iter().position(known(address));
+        let index = at.unwrap_or(self.addresses.len());
+        if at.is_none() {
+            self.addresses.push(Recent {
+                address,
+                until_us: now_us,
+            });
+        }
         let recent = &mut self.addresses[index];
         let until_us = recent.until_us.saturating_add(START_US);
         let is_allowed = until_us.saturating_sub(now_us) <= START_US * STARTS_AT_ONCE;

@@ -388,14 +388,20 @@ fn who_ends_its_publish_was_no_stranger_while_it_published() {
     let mut session = Session::new(0, WITHIN_US, 1);
     drive(&mut session, &mut encoder.bytes);
     session.accept_publish();
-    encoder.send(6, &tag(kind::VIDEO, &[0x27; 2 * UNAUTHENTICATED_LEN_MAX]));
+    encoder.send(
+        6,
+        &tag(kind::VIDEO, &vec![0x27; 2 * UNAUTHENTICATED_LEN_MAX]),
+    );
     encoder.call("deleteStream", 7.0, &["key"]);
     assert_eq!(
         session.handle_input(0, &mut encoder.bytes),
         Ok(Progress::NeedsInput)
     );
     // From then on it is one again.
-    encoder.send(6, &tag(kind::VIDEO, &[0x27; 2 * UNAUTHENTICATED_LEN_MAX]));
+    encoder.send(
+        6,
+        &tag(kind::VIDEO, &vec![0x27; 2 * UNAUTHENTICATED_LEN_MAX]),
+    );
     assert!(session.handle_input(0, &mut encoder.bytes).is_err());
 }
 

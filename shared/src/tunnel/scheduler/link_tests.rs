@@ -308,8 +308,7 @@ fn program_loses_nothing_on_a_link_that_is_too_slow_for_all() {
 fn picture_after(show: &Show, line: u32, cut_us: i64) -> (i64, i64) {
     let pictures = || show.pictures[&line].values();
     let keyframe = pictures()
-        .filter(|picture| picture.kind == 'K' && picture.made_us <= cut_us)
-        .next_back()
+        .rfind(|picture| picture.kind == 'K' && picture.made_us <= cut_us)
         .unwrap();
     let mut whole_us = cut_us;
     let mut is_whole = false;

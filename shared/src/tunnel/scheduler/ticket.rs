@@ -5,6 +5,7 @@ use crate::{media::MediaKind, tunnel::unit::Unit};
 
 /// What the queue remembers of a unit that it gave out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Ticket {
     /// The connector's line number.
     pub line: u32,
