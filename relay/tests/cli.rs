@@ -451,13 +451,13 @@ fn check_config_shows_what_is_in_force_and_what_is_not_served() {
     assert!(
         checked
             .stderr
-            .contains("https.listen = \"[::]:443\" is not served by this version"),
+            .contains("https.listen = \"[::]:443\" takes connectors only"),
         "{checked:?}"
     );
     let text = checked.ok();
     assert!(text.contains("tunnel.public_address = [\"::1\"]"), "{text}");
     assert!(text.contains("rtmps.listen = "), "{text}");
-    assert!(!text.contains("https"), "{text}");
+    assert!(text.contains("https.listen = \"[::]:443\""), "{text}");
 }
 
 #[test]
