@@ -204,6 +204,7 @@ async fn accept(listener: Option<&TcpListener>) -> (TcpStream, SocketAddr) {
             // One that left before it was accepted, or no file handles: others will go.
             Err(error) => {
                 debug!(%error, "a TCP connection was not accepted");
+                // Nothing tells when a handle is free, and the error comes back at once until then.
                 time::sleep(ACCEPT_AGAIN).await;
             }
         }

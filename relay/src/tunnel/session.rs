@@ -217,6 +217,7 @@ impl Session<'_> {
         let followed = self.followed.clone();
         let mut handed_over = pin!(async {
             followed.cancelled().await;
+            // A limit, not a wait: a connector that moves its lines closes this one itself.
             time::sleep(HANDOVER_MAX).await;
         });
         let mut datagram = pin!(link.read_datagram());

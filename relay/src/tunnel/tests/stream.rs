@@ -208,11 +208,12 @@ async fn sound_passes_a_keyframe_and_what_is_late_is_left_out() {
     assert!(studio.unit().await.access_unit.keyframe);
     // More than both sockets hold; nobody reads.
     publication.deliver(picture(now(), false, 8_000_000), clock::now_us());
+    // Until it is on its way: of that, nothing is to be seen before somebody reads.
     time::sleep(Duration::from_millis(100)).await;
     publication.deliver(sound(now()), clock::now_us());
     let first = studio.unit().await;
     assert_eq!(first.seq, 2, "sound passes");
-    // Late at D + 500 ms.
+    // Late at D + 500 ms, of which nothing tells: whoever listened for it would read, and it would come in time.
     time::sleep(Duration::from_secs(1)).await;
     publication.deliver(picture(now(), true, 500), clock::now_us());
     let FromRelay::Dropped {
