@@ -1,5 +1,7 @@
 //! How pictures look, whatever the codec: what a studio has to know before it shows them.
 
+use super::bits::BitReader;
+
 /// What the numbers of the samples mean (ITU-T H.273).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Colour {
@@ -7,6 +9,20 @@ pub struct Colour {
     pub full_range: bool,
     /// `colour_primaries`, `transfer_characteristics` and `matrix_coefficients`, if announced: 1 each is BT.709.
     pub description: Option<(u8, u8, u8)>,
+}
+
+impl Colour {
+    /// Reads what follows `video_signal_type_present_flag` in the announcements of H.264 and H.265 (Annex E of both). What
+    /// was read before damage counts.
+    pub(super) fn read_signal_type(&mut self, reader: &mut BitReader<'_>) -> Option<()> {
+        reader.skip(3)?;
+        self.full_range = reader.bit()?;
+        if reader.bit()? {
+            let mut code = || reader.byte(8);
+            self.description = Some((code()?, code()?, code()?));
+        }
+        Some(())
+    }
 }
 
 /// How the pictures of a feed look.

@@ -28,12 +28,7 @@ impl Vui {
             reader.skip(1)?;
         }
         if reader.bit()? {
-            reader.skip(3)?;
-            self.colour.full_range = reader.bit()?;
-            if reader.bit()? {
-                let mut code = || reader.byte(8);
-                self.colour.description = Some((code()?, code()?, code()?));
-            }
+            self.colour.read_signal_type(reader)?;
         }
         if reader.bit()? {
             reader.unsigned()?;
